@@ -1,0 +1,108 @@
+package apiclient
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+
+	"connectrpc.com/connect"
+
+	"github.com/sallyport-mesh/sallyport/pkg/pki"
+	"github.com/sallyport-mesh/sallyport/pkg/process"
+)
+
+// Explain turns what a call to the coordinator at url ended with into one line
+// for a person, with a hint where there is one. The original stays wrapped, so
+// that connect.CodeOf and errors.Is go on working. Explain of nil is nil.
+func Explain(url string, err error) error {
+	var (
+		pin       *PinError
+		unknown   x509.UnknownAuthorityError
+		host      x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		record    tls.RecordHeaderError
+		dns       *net.DNSError
+		fromThere *connect.Error
+	)
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &pin):
+		return process.Hint(say(err, "%s is not the coordinator that the login URL pins: %v", url, pin),
+			"get the login URL again from who runs it; if it changed for a good reason, it ends in #sha256:"+pin.Seen)
+	case errors.Is(err, pki.ErrPin):
+		return say(err, "%s is not the coordinator that the login URL pins", url)
+	case errors.As(err, &unknown):
+		return process.Hint(say(err, "the certificate of %s comes from a root that is not known here", url),
+			"use the whole login URL, with #sha256:… at its end")
+	case errors.As(err, &host):
+		return say(err, "the certificate of %s is for another name: %v", url, host)
+	case errors.As(err, &invalid):
+		return say(err, "the certificate of %s is no good: %v", url, invalid)
+	case errors.As(err, &record):
+		return say(err, "%s does not speak TLS 1.3", url)
+	case errors.As(err, &dns):
+		return say(err, "cannot find %s: no such host", url)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return say(err, "nothing listens at %s", url)
+	case errors.Is(err, context.DeadlineExceeded), isTimeout(err):
+		return say(err, "%s did not answer in time", url)
+	case errors.Is(err, context.Canceled):
+		return err
+	case errors.As(err, &fromThere) && connect.IsWireError(err):
+		return say(err, "%s", fromThere.Message())
+	case NotACoordinator(err):
+		return process.Hint(say(err, "%s answers, but not as a Sallyport coordinator", url), "check the login URL")
+	}
+	return say(err, "cannot reach %s: %s", url, strings.TrimPrefix(err.Error(), connect.CodeOf(err).String()+": "))
+}
+
+// NotACoordinator reports whether something answered that is no Connect service:
+// another web server, for instance.
+func NotACoordinator(err error) bool {
+	var e *connect.Error
+	if !errors.As(err, &e) || connect.IsWireError(err) {
+		return false
+	}
+	var n net.Error
+	if errors.As(err, &n) {
+		return false
+	}
+	switch e.Code() {
+	case connect.CodeUnimplemented, connect.CodeInternal, connect.CodeUnknown:
+		return true
+	}
+	return strings.Contains(e.Message(), "invalid content-type") || strings.HasPrefix(e.Message(), "HTTP status")
+}
+
+// SessionOver reports whether err is the coordinator saying that this session
+// may do nothing any more, as opposed to not being reachable for a while.
+func SessionOver(err error) bool {
+	if !connect.IsWireError(err) {
+		return false
+	}
+	code := connect.CodeOf(err)
+	return code == connect.CodeUnauthenticated || code == connect.CodePermissionDenied
+}
+
+func isTimeout(err error) bool {
+	var n net.Error
+	return errors.As(err, &n) && n.Timeout()
+}
+
+type said struct {
+	text string
+	err  error
+}
+
+func (s said) Error() string { return s.text }
+func (s said) Unwrap() error { return s.err }
+
+func say(err error, format string, args ...any) error {
+	return said{fmt.Sprintf(format, args...), err}
+}
