@@ -3,13 +3,11 @@ package ca
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha1"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/big"
@@ -19,6 +17,7 @@ import (
 	"time"
 
 	"github.com/sallyport-mesh/sallyport/pkg/identity"
+	"github.com/sallyport-mesh/sallyport/pkg/pki"
 )
 
 // backdate makes certificates valid a little before now, for clocks at the edge
@@ -57,9 +56,10 @@ type Issued struct {
 }
 
 // RequestError says what is wrong with a certificate request.
-type RequestError struct{ Reason string }
+type RequestError struct{ error }
 
-func (e *RequestError) Error() string { return "certificate request " + e.Reason }
+// Unwrap is the cause.
+func (e *RequestError) Unwrap() error { return e.error }
 
 // IssueUser issues for a session of a user on a device. The certificate lasts
 // exactly as long as the session.
@@ -120,9 +120,9 @@ func (a *Authority) IssueServing(csrDER []byte, dnsNames []string) (Issued, erro
 // Server makes a key and a certificate for the coordinator itself. The chain it
 // presents ends with the root, so that who holds only the root's pin can check.
 func (a *Authority) Server(hosts []string) (*tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := pki.GenerateKey()
 	if err != nil {
-		return nil, fmt.Errorf("making server key: %w", err)
+		return nil, err
 	}
 	tmpl := &x509.Certificate{
 		Subject:     pkix.Name{CommonName: "Sallyport coordinator"},
@@ -151,7 +151,7 @@ func (a *Authority) Server(hosts []string) (*tls.Certificate, error) {
 func (a *Authority) Root() *x509.Certificate { return a.root }
 
 // RootPEM is what clients and agents check servers against.
-func (a *Authority) RootPEM() string { return encodePEM(a.root.Raw) }
+func (a *Authority) RootPEM() string { return string(pki.EncodeChain(a.root)) }
 
 // UserCAs are the certificates, DER, that issue users' certificates.
 func (a *Authority) UserCAs() [][]byte { return [][]byte{a.users.cert.Raw} }
@@ -190,24 +190,13 @@ func (a *Authority) issue(by issuer, pub *ecdsa.PublicKey, tmpl *x509.Certificat
 	if err != nil {
 		return Issued{}, fmt.Errorf("reading the certificate just signed: %w", err)
 	}
-	return Issued{Leaf: leaf, ChainPEM: encodePEM(der) + encodePEM(by.cert.Raw)}, nil
+	return Issued{Leaf: leaf, ChainPEM: string(pki.EncodeChain(leaf, by.cert))}, nil
 }
 
-// publicKey takes the P-256 key out of a request whose signature holds.
 func publicKey(csrDER []byte) (*ecdsa.PublicKey, error) {
-	if len(csrDER) > 8<<10 {
-		return nil, &RequestError{"is longer than 8 KiB"}
-	}
-	csr, err := x509.ParseCertificateRequest(csrDER)
+	pub, err := pki.ParseCSR(csrDER)
 	if err != nil {
-		return nil, &RequestError{"is not PKCS#10 in DER"}
-	}
-	if err := csr.CheckSignature(); err != nil {
-		return nil, &RequestError{"is not signed by its own key"}
-	}
-	pub, ok := csr.PublicKey.(*ecdsa.PublicKey)
-	if !ok || pub.Curve != elliptic.P256() {
-		return nil, &RequestError{"holds no ECDSA P-256 key"}
+		return nil, &RequestError{err}
 	}
 	return pub, nil
 }
@@ -218,10 +207,6 @@ func newSerial() (*big.Int, error) {
 		return nil, fmt.Errorf("making serial number: %w", err)
 	}
 	return serial.Add(serial, big.NewInt(1)), nil
-}
-
-func encodePEM(der []byte) string {
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
 func keyID(pub crypto.PublicKey) ([]byte, error) {

@@ -1,18 +1,17 @@
 package ca
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/sallyport-mesh/sallyport/pkg/pki"
 )
 
 // Config says where an authority lives.
@@ -66,9 +65,9 @@ func create(cfg Config) error {
 	now := cfg.Now()
 	var root issuer
 	for _, name := range names {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		key, err := pki.GenerateKey()
 		if err != nil {
-			return fmt.Errorf("making key: %w", err)
+			return err
 		}
 		tmpl, err := template(cfg.TrustDomain, name, now)
 		if err != nil {
@@ -92,14 +91,17 @@ func create(cfg Config) error {
 		if name == "root" {
 			root = issuer{cert: cert, key: key}
 		}
-		if err := save(tmp, name, der, key); err != nil {
+		if err := pki.SaveKey(filepath.Join(tmp, name+".key"), key); err != nil {
+			return err
+		}
+		if err := pki.SaveChain(filepath.Join(tmp, name+".crt"), cert); err != nil {
 			return err
 		}
 	}
 	if err := os.Rename(tmp, cfg.Dir); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(cfg.Dir))
+	return pki.SyncDir(filepath.Dir(cfg.Dir))
 }
 
 func template(trustDomain, name string, now time.Time) (*x509.Certificate, error) {
@@ -129,18 +131,6 @@ func template(trustDomain, name string, now time.Time) (*x509.Certificate, error
 		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	}
 	return t, nil
-}
-
-func save(dir, name string, der []byte, key *ecdsa.PrivateKey) error {
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return fmt.Errorf("encoding %s key: %w", name, err)
-	}
-	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
-	if err := writeSynced(filepath.Join(dir, name+".key"), keyPEM); err != nil {
-		return err
-	}
-	return writeSynced(filepath.Join(dir, name+".crt"), []byte(encodePEM(der)))
 }
 
 func load(cfg Config) (*Authority, error) {
@@ -173,59 +163,16 @@ func load(cfg Config) (*Authority, error) {
 }
 
 func loadIssuer(dir, name string) (issuer, error) {
-	certDER, err := readPEM(filepath.Join(dir, name+".crt"), "CERTIFICATE")
+	chain, err := pki.LoadChain(filepath.Join(dir, name+".crt"))
 	if err != nil {
 		return issuer{}, err
 	}
-	cert, err := x509.ParseCertificate(certDER)
-	if err != nil {
-		return issuer{}, fmt.Errorf("reading %s.crt: %w", name, err)
-	}
-	keyDER, err := readPEM(filepath.Join(dir, name+".key"), "PRIVATE KEY")
+	key, err := pki.LoadKey(filepath.Join(dir, name+".key"))
 	if err != nil {
 		return issuer{}, err
 	}
-	key, err := x509.ParsePKCS8PrivateKey(keyDER)
-	if err != nil {
-		return issuer{}, fmt.Errorf("reading %s.key: %w", name, err)
-	}
-	ec, ok := key.(*ecdsa.PrivateKey)
-	if !ok || !ec.PublicKey.Equal(cert.PublicKey) {
+	if !key.PublicKey.Equal(chain[0].PublicKey) {
 		return issuer{}, fmt.Errorf("%s.key is not the key of %s.crt", name, name)
 	}
-	return issuer{cert: cert, key: ec}, nil
-}
-
-func readPEM(path, kind string) ([]byte, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	block, rest := pem.Decode(raw)
-	if block == nil || block.Type != kind || len(rest) != 0 {
-		return nil, fmt.Errorf("%s does not hold one %s in PEM", path, kind)
-	}
-	return block.Bytes, nil
-}
-
-func writeSynced(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	if _, err := f.Write(data); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if err := f.Sync(); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	return f.Close()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return issuer{cert: chain[0], key: key}, nil
 }
