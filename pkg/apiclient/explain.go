@@ -16,6 +16,10 @@ import (
 	"github.com/sallyport-mesh/sallyport/pkg/process"
 )
 
+// HintHeader is where the coordinator puts what a person can do next about an
+// error, in ASCII.
+const HintHeader = "Sallyport-Hint"
+
 // Explain turns what a call to the coordinator at url ended with into one line
 // for a person, with a hint where there is one. The original stays wrapped, so
 // that connect.CodeOf and errors.Is go on working. Explain of nil is nil.
@@ -55,7 +59,11 @@ func Explain(url string, err error) error {
 	case errors.Is(err, context.Canceled):
 		return err
 	case errors.As(err, &fromThere) && connect.IsWireError(err):
-		return say(err, "%s", fromThere.Message())
+		said := say(err, "%s", fromThere.Message())
+		if hint := fromThere.Meta().Get(HintHeader); hint != "" {
+			return process.Hint(said, hint)
+		}
+		return said
 	case NotACoordinator(err):
 		return process.Hint(say(err, "%s answers, but not as a Sallyport coordinator", url), "check the login URL")
 	}

@@ -124,11 +124,12 @@ func (cfg Config) user(c *Caller, leaf *x509.Certificate) error {
 	if err != nil {
 		return err
 	}
-	user, device, session, err := Live(cfg.Snapshot(), id, cfg.Now())
+	snap := cfg.Snapshot()
+	user, err := snap.Authenticate(id, cfg.Now())
 	if err != nil {
 		return err
 	}
-	c.User, c.Device, c.Session = user, device, session
+	c.User, c.Device, c.Session = user, snap.Devices[id.DeviceID], snap.Sessions[id.SessionID]
 	return nil
 }
 
@@ -144,27 +145,6 @@ func (cfg Config) agent(c *Caller, leaf *x509.Certificate) error {
 	}
 	c.Agent, c.Cluster = agent, cluster
 	return nil
-}
-
-// Live holds what a user's certificate says against the directory: it answers
-// with the user, device and session it stands for, or why it stands for nobody
-// any more.
-func Live(snap *directory.Snapshot, id identity.UserCert, now time.Time) (*apiv1.User, *apiv1.Device, *apiv1.Session, error) {
-	user, device, session := snap.Users[id.UserID], snap.Devices[id.DeviceID], snap.Sessions[id.SessionID]
-	switch {
-	case user == nil:
-		return nil, nil, nil, errors.New("the user of this certificate does not exist any more")
-	case user.Suspended:
-		return nil, nil, nil, fmt.Errorf("user %s is suspended", user.Name)
-	case device == nil || device.UserId != user.Id || device.Revoked:
-		return nil, nil, nil, errors.New("this device has been revoked")
-	case user.AuthGeneration != id.Generation,
-		session == nil || session.Revoked || session.UserId != user.Id || session.DeviceId != device.Id:
-		return nil, nil, nil, errors.New("this session has been ended: log in again")
-	case !now.Before(session.ExpiresAt.AsTime()):
-		return nil, nil, nil, errors.New("this session is over: log in again")
-	}
-	return user, device, session, nil
 }
 
 func among(list [][]byte, der []byte) bool {

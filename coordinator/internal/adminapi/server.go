@@ -1,0 +1,147 @@
+package adminapi
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/caller"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/directory"
+	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
+	"github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1/apiv1connect"
+)
+
+// Config says what the service works on.
+type Config struct {
+	Directory *directory.Directory
+	// Effects streams what the agents concerned do about a narrowing change, and
+	// ends when each has confirmed or is named as not reached.
+	Effects func(ctx context.Context, revision uint64, send func(*apiv1.Effect) error) error
+	// Agent says how an agent is; Addresses where a member of the overlay is.
+	Agent     func(agentID string) *apiv1.AgentStatus
+	Addresses func(memberID string) (online bool, addrs []string)
+	// BundleRevision is the newest bundle of a cluster.
+	BundleRevision func(clusterID string) uint64
+	// Search answers an audit search within the given clusters (names), nil for
+	// all of them.
+	Search func(ctx context.Context, req *apiv1.SearchAuditRequest, clusters []string, send func(*apiv1.AuditRecord) error) error
+	// Record puts an act of an administrator on record, durably.
+	Record func(ctx context.Context, a Act) error
+	// JoinToken makes the text of a join token out of its secret; WelcomeURL the
+	// link out of its one.
+	JoinToken  func(secret string) string
+	WelcomeURL func(secret string) string
+	Version    string
+	Log        *slog.Logger
+}
+
+// Act is one call of an administrator, before or after it was carried out.
+type Act struct {
+	ID        string
+	Kind      string // "admin.user.suspend"
+	User      *apiv1.User
+	Subject   string // user id or "local socket"
+	Device    string
+	Session   string
+	Serial    string
+	Addr      string
+	Object    string // as the caller named it
+	Project   string // id, or empty for everywhere
+	Allowed   bool
+	Reason    string
+	At        time.Time
+	Completed bool // an outcome rather than an intent
+	Err       error
+}
+
+// Server serves AdminService.
+type Server struct {
+	cfg   Config
+	authz *authorizer
+}
+
+var _ apiv1connect.AdminServiceHandler = (*Server)(nil)
+
+// New makes the service.
+func New(cfg Config) *Server {
+	return &Server{cfg: cfg, authz: &authorizer{snapshot: cfg.Directory.Snapshot}}
+}
+
+func (s *Server) snap() *directory.Snapshot { return s.cfg.Directory.Snapshot() }
+
+// call is an admin call that has been allowed and put on record.
+type call struct {
+	s   *Server
+	act Act
+	ctx context.Context
+}
+
+// begin decides and records. Project is an id, or everywhere.
+func (s *Server) begin(ctx context.Context, project, obj, action, object string) (*call, error) {
+	// 1. Who is it?
+	from := caller.From(ctx)
+	subject := local
+	if !from.Local {
+		if from.User == nil {
+			return nil, unauthenticated(from)
+		}
+		subject = from.User.Id
+	}
+	act := Act{
+		ID: newActID(), Kind: "admin." + obj + "." + action, User: from.User, Subject: subject,
+		Serial: from.Serial, Addr: from.Addr, Object: object, At: time.Now(),
+	}
+	if from.Session != nil {
+		act.Device, act.Session = from.Device.Id, from.Session.Id
+	}
+	if project != everywhere {
+		act.Project = project
+	}
+	// 2. May they?
+	allowed, err := s.authz.allowed(subject, project, obj, action)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeInternal, fmt.Errorf("deciding: %w", err))
+	}
+	act.Allowed = allowed
+	if !allowed {
+		act.Reason = "no admin role allows this"
+		act.Completed = true
+	}
+	// 3. On record, or not at all.
+	if err := s.cfg.Record(ctx, act); err != nil {
+		return nil, connect.NewError(connect.CodeUnavailable, fmt.Errorf("not done, since it could not be put on record: %w", err))
+	}
+	if !allowed {
+		return nil, refused(from, obj, action)
+	}
+	return &call{s: s, act: act, ctx: ctx}, nil
+}
+
+// end records how the call went and turns the error into one for the wire.
+func (c *call) end(err error) error {
+	c.act.Completed, c.act.Err, c.act.At = true, err, time.Now()
+	if recErr := c.s.cfg.Record(context.WithoutCancel(c.ctx), c.act); recErr != nil {
+		c.s.cfg.Log.Error("outcome of an admin call is not on record", "act", c.act.ID, "err", recErr)
+	}
+	return wire(err)
+}
+
+// answer ends a unary call.
+func answer[T any](c *call, msg *T, err error) (*connect.Response[T], error) {
+	if err := c.end(err); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(msg), nil
+}
+
+// effects ends a call that narrowed: first that it is committed, then what each
+// agent did.
+func (c *call) effects(revision uint64, err error, stream *connect.ServerStream[apiv1.Effect]) error {
+	if err := c.end(err); err != nil {
+		return err
+	}
+	return wire(c.s.cfg.Effects(c.ctx, revision, stream.Send))
+}
