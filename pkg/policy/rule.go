@@ -1,0 +1,127 @@
+package policy
+
+import (
+	"slices"
+	"strings"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+
+	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
+)
+
+// role is a compiled role: its rules apart by effect.
+type role struct {
+	name        string
+	allow, deny []rule
+	named       bool // some rule is about names
+}
+
+// rule is one rule and its place in the role, counted from 1.
+type rule struct {
+	*apiv1.Rule
+	number int
+}
+
+func compileRole(r *apiv1.Role) *role {
+	c := &role{name: r.GetName()}
+	for i, x := range r.GetRules() {
+		if x.GetDeny() {
+			c.deny = append(c.deny, rule{x, i + 1})
+		} else {
+			c.allow = append(c.allow, rule{x, i + 1})
+		}
+		c.named = c.named || len(x.GetResourceNames()) > 0
+	}
+	return c
+}
+
+// find returns the first rule with the effect that covers the request, or 0.
+func (r *role) find(a *Attributes, deny bool) int {
+	rules := r.allow
+	if deny {
+		rules = r.deny
+	}
+	for _, x := range rules {
+		if x.covers(a) {
+			return x.number
+		}
+	}
+	return 0
+}
+
+// covers is Kubernetes' RuleAllows (plugin/pkg/auth/authorizer/rbac), and the
+// two differences that deny and guarded resources make.
+func (x rule) covers(a *Attributes) bool {
+	if !hasOr(x.Verbs, "*", a.Verb) {
+		return false
+	}
+	if !a.ResourceRequest {
+		return slices.ContainsFunc(x.NonResourceUrls, func(u string) bool { return urlCovers(u, a.Path) })
+	}
+	resource := a.resource()
+	if !hasOr(x.ApiGroups, "*", a.APIGroup) || !resourceCovers(x.Resources, resource, a.Subresource) {
+		return false
+	}
+	if !x.Deny && guarded(a.APIGroup, resource, a.Verb) &&
+		!(slices.Contains(x.ApiGroups, a.APIGroup) && slices.Contains(x.Resources, resource)) {
+		return false
+	}
+	if len(x.ResourceNames) == 0 {
+		return true
+	}
+	target := a.target()
+	if target == "" {
+		// An allow reaches only what it names. A deny reaches every request that
+		// may include what it names.
+		return x.Deny
+	}
+	return slices.Contains(x.ResourceNames, target)
+}
+
+func hasOr(set []string, all, one string) bool {
+	return slices.Contains(set, one) || slices.Contains(set, all)
+}
+
+func resourceCovers(set []string, resource, subresource string) bool {
+	for _, s := range set {
+		if s == "*" || s == resource {
+			return true
+		}
+		if subresource != "" && len(s) == len(subresource)+2 && s[:2] == "*/" && s[2:] == subresource {
+			return true
+		}
+	}
+	return false
+}
+
+// urlCovers follows Kubernetes: "*" is every path, a trailing "*" every path
+// that begins so. pattern may cover another pattern.
+func urlCovers(pattern, path string) bool {
+	if pattern == "*" || pattern == path {
+		return true
+	}
+	return strings.HasSuffix(pattern, "*") && strings.HasPrefix(path, strings.TrimRight(pattern, "*"))
+}
+
+// PolicyRules returns what a role allows, in the words of Kubernetes. Denies
+// have none and are left out: they live in the policy alone.
+func PolicyRules(r *apiv1.Role) []rbacv1.PolicyRule {
+	var out []rbacv1.PolicyRule
+	for _, x := range r.GetRules() {
+		if x.GetDeny() {
+			continue
+		}
+		if len(x.GetResources()) > 0 {
+			out = append(out, rbacv1.PolicyRule{
+				Verbs: slices.Clone(x.GetVerbs()), APIGroups: slices.Clone(x.GetApiGroups()),
+				Resources: slices.Clone(x.GetResources()), ResourceNames: slices.Clone(x.GetResourceNames()),
+			})
+		}
+		if len(x.GetNonResourceUrls()) > 0 {
+			out = append(out, rbacv1.PolicyRule{
+				Verbs: slices.Clone(x.GetVerbs()), NonResourceURLs: slices.Clone(x.GetNonResourceUrls()),
+			})
+		}
+	}
+	return out
+}
