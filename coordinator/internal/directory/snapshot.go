@@ -18,4 +18,11 @@ type Snapshot struct {
 	Devices  map[string]*apiv1.Device
 	Sessions map[string]*apiv1.Session
 	Agents   map[string]*apiv1.Agent
+
+	names *names // nil in a snapshot made by hand, which is searched instead
+}
+
+func (s *Snapshot) clone() *Snapshot {
+	c := *s
+	return &c
 }
