@@ -1,0 +1,122 @@
+package kubeconfig
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sallyport-mesh/sallyport/pkg/pki"
+	"github.com/sallyport-mesh/sallyport/pkg/process"
+)
+
+// File is a kubeconfig and the home whose entries are kept in it.
+type File struct {
+	// Path of the kubeconfig. It need not exist.
+	Path string
+	// Owner is the home, an absolute path.
+	Owner string
+}
+
+// DefaultPath is explicit, else the first file of $KUBECONFIG, else
+// ~/.kube/config: where kubectl itself would write.
+func DefaultPath(explicit string) (string, error) {
+	if explicit != "" {
+		return filepath.Abs(explicit)
+	}
+	for _, p := range filepath.SplitList(os.Getenv("KUBECONFIG")) {
+		if p != "" {
+			return filepath.Abs(p)
+		}
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", process.Hint(fmt.Errorf("finding your kubeconfig: %w", err), "set KUBECONFIG")
+	}
+	return filepath.Join(home, ".kube", "config"), nil
+}
+
+// Apply makes entries the owner's only ones in the file. Where nothing changes
+// the file is not touched.
+func (f File) Apply(ctx context.Context, entries []Entry) (Change, error) {
+	path, err := filepath.EvalSymlinks(f.Path) // so that a link stays one
+	if errors.Is(err, fs.ErrNotExist) {
+		path, err = f.Path, nil
+	}
+	if err != nil {
+		return Change{}, fmt.Errorf("opening kubeconfig: %w", err)
+	}
+	data, err := read(path)
+	if err != nil {
+		return Change{}, err
+	}
+	if data == nil && len(entries) == 0 {
+		return Change{}, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return Change{}, fmt.Errorf("making kubeconfig's directory: %w", err)
+	}
+	unlock, err := lock(ctx, path+".lock")
+	if err != nil {
+		return Change{}, err
+	}
+	defer unlock()
+	if data, err = read(path); err != nil {
+		return Change{}, err
+	}
+	out, change, err := edit(data, f.Owner, entries)
+	if err != nil {
+		return Change{}, fmt.Errorf("%s: %w", path, err)
+	}
+	if bytes.Equal(out, data) {
+		return change, nil
+	}
+	if err := pki.WriteFile(path, out); err != nil {
+		return Change{}, err
+	}
+	return change, nil
+}
+
+func read(path string) ([]byte, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading kubeconfig: %w", err)
+	}
+	return data, nil
+}
+
+// staleLock is how old a lock has to be to count as left behind by a process
+// that was killed: kubectl holds it for milliseconds.
+const staleLock = 10 * time.Second
+
+// lock takes the lock that kubectl takes: a file that must not exist.
+func lock(ctx context.Context, path string) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*staleLock)
+	defer cancel()
+	for {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if err == nil {
+			f.Close()
+			return func() { os.Remove(path) }, nil
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("locking kubeconfig: %w", err)
+		}
+		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > staleLock {
+			os.Remove(path)
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return nil, process.Hint(fmt.Errorf("%s is held by another process", path), "remove it if nothing is using it")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,75 @@
+package localapi
+
+import "time"
+
+// State is what the daemon is doing.
+type State string
+
+// The states of a daemon.
+const (
+	Joining State = "joining" // on the way into the overlay
+	Joined  State = "joined"  // on the overlay
+	Ended   State = "ended"   // the session is over; Problem says why
+)
+
+// Status is the answer to GET /v1/status.
+type Status struct {
+	PID     int    `json:"pid"`
+	Version string `json:"version"`
+	State   State  `json:"state"`
+	// Problem is what is wrong, for people; empty when nothing is.
+	Problem string `json:"problem,omitempty"`
+
+	UserName  string    `json:"user"`
+	UserID    string    `json:"userId"`
+	DeviceID  string    `json:"deviceId"`
+	SessionID string    `json:"sessionId"`
+	Expires   time.Time `json:"expires"`
+
+	Coordinator string `json:"coordinator"`
+	// Connected says whether the coordinator is being heard right now.
+	Connected bool `json:"connected"`
+	// Revision of the directory that Clusters are from.
+	Revision uint64 `json:"revision"`
+
+	// Addresses of this device on the overlay.
+	Addresses  []string  `json:"addresses"`
+	Kubeconfig string    `json:"kubeconfig"`
+	Clusters   []Cluster `json:"clusters"`
+	// Blocked are contexts that could not be written because an entry which is
+	// not ours has the name.
+	Blocked []string `json:"blocked,omitempty"`
+}
+
+// Cluster is one that is open to the person.
+type Cluster struct {
+	Name       string   `json:"name"`
+	Project    string   `json:"project"`
+	Context    string   `json:"context"`
+	ServerName string   `json:"serverName"`
+	Roles      []string `json:"roles"`
+	// Online says whether the coordinator hears the cluster's agent.
+	Online bool `json:"online"`
+	// Paths to the cluster's agents, where they have been used.
+	Paths []Path `json:"paths,omitempty"`
+}
+
+// Path is how packets travel to one agent.
+type Path struct {
+	Address string `json:"address"`
+	// Direct is the UDP endpoint, empty when relayed.
+	Direct string `json:"direct,omitempty"`
+	// Relay is the name of the relay in use, empty when direct.
+	Relay string `json:"relay,omitempty"`
+	// Latency of a round trip, nanoseconds in JSON; zero when not known.
+	Latency time.Duration `json:"latency,omitempty"`
+}
+
+// Access is the answer to GET /v1/access?cluster=NAME, for the credential plugin.
+type Access struct {
+	State   State  `json:"state"`
+	Problem string `json:"problem,omitempty"`
+	// Open says whether the cluster is open to this person. It does not tell a
+	// cluster that is closed from one that does not exist: nobody told us either.
+	Open bool `json:"open"`
+}
