@@ -1,0 +1,174 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"tailscale.com/client/local"
+	"tailscale.com/ipn"
+	"tailscale.com/tsnet"
+)
+
+// Config says how to join.
+type Config struct {
+	// Dir holds the node's keys and state; it is created 0700. One node each.
+	Dir string
+	// Hostname is what the node calls itself to the coordinator. The name it is
+	// known by on the overlay is the coordinator's choice.
+	Hostname string
+	// ControlURL is the coordinator's URL, such as https://coordinator:8443.
+	ControlURL string
+	// RootPEM is the coordinator's private root, or empty where its certificate
+	// is a public one. A process joins with one private root only.
+	RootPEM []byte
+	// AuthKey enrols this machine's key with the coordinator, once. It is not
+	// looked at when Dir holds a node that is enrolled already; use
+	// [Node.Reauth] to enrol that again.
+	AuthKey string
+	// Logf gets tsnet's own log, which is verbose. Nil discards it.
+	Logf func(format string, args ...any)
+}
+
+// Node is a running member of the overlay.
+type Node struct {
+	ts     *tsnet.Server
+	lc     *local.Client
+	peers  peerCache
+	names  nameCache
+	cancel context.CancelFunc
+	done   chan struct{} // closed when the watch has ended
+}
+
+// Join starts a node and waits until it is running. The error is the
+// coordinator's own sentence where it refused.
+func Join(ctx context.Context, cfg Config) (*Node, error) {
+	n, err := Start(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.Ready(ctx); err != nil {
+		n.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// Start starts a node without waiting for the coordinator: an agent that comes
+// up while the coordinator is away serves from the map it has kept. ctx bounds
+// the start alone.
+func Start(ctx context.Context, cfg Config) (*Node, error) {
+	u, err := parseControlURL(cfg.ControlURL)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Dir == "" {
+		return nil, errors.New("joining the overlay: no state directory")
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making overlay state directory: %w", err)
+	}
+	if err := configureProcess(u, cfg.RootPEM); err != nil {
+		return nil, err
+	}
+	logf := cfg.Logf
+	if logf == nil {
+		logf = func(string, ...any) {}
+	}
+	ts := &tsnet.Server{
+		Dir:        cfg.Dir,
+		Hostname:   cfg.Hostname,
+		ControlURL: u.Scheme + "://" + u.Host,
+		AuthKey:    cfg.AuthKey,
+		Logf:       logf,
+		UserLogf:   logf,
+	}
+	lc, err := ts.LocalClient() // starts it
+	if err != nil {
+		return nil, fmt.Errorf("starting overlay node: %w", err)
+	}
+	watching, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	n := &Node{ts: ts, lc: lc, cancel: cancel, done: make(chan struct{})}
+	go n.watch(watching)
+	return n, nil
+}
+
+// Ready waits until the node is running: it has a map, and a relay or a peer to
+// talk through. Where the coordinator refuses, the error is its sentence.
+func (n *Node) Ready(ctx context.Context) error {
+	w, err := n.lc.WatchIPNBus(ctx, ipn.NotifyInitialState)
+	if err != nil {
+		return fmt.Errorf("waiting for the overlay: %w", err)
+	}
+	defer w.Close()
+	for {
+		ev, err := w.Next()
+		switch {
+		case ctx.Err() != nil:
+			return fmt.Errorf("waiting for the overlay: %w", context.Cause(ctx))
+		case err != nil:
+			return fmt.Errorf("waiting for the overlay: %w", err)
+		case ev.ErrMessage != nil:
+			return fmt.Errorf("joining the overlay: %s", *ev.ErrMessage)
+		case ev.State != nil && *ev.State == ipn.Running:
+			return nil
+		}
+	}
+}
+
+// Listen listens on the node's overlay addresses: ":443". It may be called
+// before the node is ready.
+func (n *Node) Listen(addr string) (net.Listener, error) {
+	ln, err := n.ts.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listening on the overlay: %w", err)
+	}
+	return ln, nil
+}
+
+// Reauth enrols the running node again with a new auth key, as after a login
+// that follows the end of a session, and waits until it is running. The node
+// takes a new key for WireGuard; the machine stays the same.
+func (n *Node) Reauth(ctx context.Context, authKey string) error {
+	if authKey == "" {
+		return errors.New("enrolling again: no auth key")
+	}
+	prefs, err := n.lc.GetPrefs(ctx)
+	if err != nil {
+		return fmt.Errorf("enrolling again: %w", err)
+	}
+	prefs.WantRunning = true
+	if err := n.lc.Start(ctx, ipn.Options{AuthKey: authKey, UpdatePrefs: prefs}); err != nil {
+		return fmt.Errorf("enrolling again: %w", err)
+	}
+	if err := n.lc.StartLoginInteractive(ctx); err != nil {
+		return fmt.Errorf("enrolling again: %w", err)
+	}
+	return n.Ready(ctx)
+}
+
+// Logout tells the coordinator that this node's key ends now. The machine needs
+// a new auth key to come back.
+func (n *Node) Logout(ctx context.Context) error {
+	if err := n.lc.Logout(ctx); err != nil {
+		return fmt.Errorf("leaving the overlay: %w", err)
+	}
+	return nil
+}
+
+// closeGrace bounds how long Close waits for the watch of changes to end.
+const closeGrace = 5 * time.Second
+
+// Close stops the node. Its state stays in Dir.
+func (n *Node) Close() error {
+	n.cancel()
+	err := n.ts.Close()
+	select {
+	case <-n.done:
+	case <-time.After(closeGrace):
+	}
+	return err
+}

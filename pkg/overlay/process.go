@@ -1,0 +1,150 @@
+package overlay
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+
+	"tailscale.com/envknob"
+	"tailscale.com/net/netns"
+)
+
+// knobs are tsnet's switches that have no field in tsnet.Server. They are read
+// when a node starts, so they are set before the first one does.
+var knobs = []struct{ name, value, why string }{
+	// Otherwise every connection to the coordinator first tries plain HTTP on
+	// port 80 of its host, and waits half a second for it.
+	{"TS_FORCE_NOISE_443", "1", "the control protocol goes over the coordinator's TLS port"},
+	// Port mapping speaks to the local router (NAT-PMP, PCP, UPnP).
+	{"TS_DISABLE_PORTMAPPER", "1", "no packets to routers that did not ask for them"},
+}
+
+var process struct {
+	mu      sync.Mutex
+	started bool
+	root    [sha256.Size]byte // of the private root in force; zero is none
+}
+
+// configureProcess sets what tsnet reads from the process: its knobs, no log
+// upload, no socket marks, and the private root. It is safe to call for each
+// node.
+func configureProcess(controlURL *url.URL, rootPEM []byte) error {
+	process.mu.Lock()
+	defer process.mu.Unlock()
+	if !process.started {
+		for _, k := range knobs {
+			if _, set := os.LookupEnv(k.name); !set {
+				envknob.Setenv(k.name, k.value)
+			}
+		}
+		envknob.SetNoLogsNoSupport()
+		// netns marks sockets so that a system-wide tunnel does not swallow the
+		// tunnel's own packets. There is none here, and the mark needs root.
+		netns.SetEnabled(false)
+		process.started = true
+	}
+	if isLoopback(controlURL.Hostname()) {
+		// tsnet pauses while no interface but loopback is up; a coordinator on
+		// loopback is reachable all the same.
+		envknob.Setenv("TS_ASSUME_NETWORK_UP_FOR_TEST", "1")
+	}
+	return trustRoot(rootPEM)
+}
+
+// trustRoot adds a private root to what this process verifies servers with.
+//
+// tsnet has no setting for it: control and DERP connections verify with the
+// process's default roots. x509.SetFallbackRoots replaces those, once, when the
+// GODEBUG setting x509usefallbackroots says so; the system's roots stay in the
+// pool, so that everything else the process talks to goes on working.
+// process.mu is held.
+func trustRoot(rootPEM []byte) error {
+	if len(bytes.TrimSpace(rootPEM)) == 0 {
+		return nil
+	}
+	sum := sha256.Sum256(bytes.TrimSpace(rootPEM))
+	if process.root == sum {
+		return nil
+	}
+	if process.root != [sha256.Size]byte{} {
+		return errors.New("this process already trusts another private root: one process joins the overlay of one root")
+	}
+	pool := x509.NewCertPool()
+	if runtime.GOOS != "darwin" && runtime.GOOS != "windows" {
+		// There the system's pool is a marker for the platform's verifier, which
+		// would then ignore what is added to it.
+		if system, err := x509.SystemCertPool(); err == nil {
+			pool = system
+		}
+	}
+	if !pool.AppendCertsFromPEM(rootPEM) {
+		return errors.New("the private root holds no certificate in PEM")
+	}
+	before, had := os.LookupEnv("GODEBUG")
+	os.Setenv("GODEBUG", strings.TrimPrefix(before+",x509usefallbackroots=1", ","))
+	defer func() {
+		if had {
+			os.Setenv("GODEBUG", before)
+		} else {
+			os.Unsetenv("GODEBUG")
+		}
+	}()
+	if err := setFallbackRoots(pool); err != nil {
+		return err
+	}
+	process.root = sum
+	return nil
+}
+
+// setFallbackRoots turns the panic of a second call, which means that another
+// package of this process has set roots of its own, into an error.
+func setFallbackRoots(pool *x509.CertPool) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("trusting the private root: %v", p)
+		}
+	}()
+	x509.SetFallbackRoots(pool)
+	return nil
+}
+
+func isLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}
+
+// parseControlURL accepts what the coordinator calls itself: https, a host and
+// perhaps a port. Plain http is for loopback only.
+func parseControlURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("parsing control URL: %w", err)
+	case u.Host == "" || u.Hostname() == "":
+		return nil, fmt.Errorf("control URL %q names no host", s)
+	case u.Path != "" && u.Path != "/", u.RawQuery != "", u.User != nil:
+		return nil, fmt.Errorf("control URL %q must be a scheme, a host and a port only", s)
+	case u.Scheme == "https":
+	case u.Scheme == "http" && isLoopback(u.Hostname()):
+	default:
+		return nil, fmt.Errorf("control URL %q must be https", s)
+	}
+	if port := u.Port(); port != "" {
+		if _, err := net.LookupPort("tcp", port); err != nil {
+			return nil, fmt.Errorf("control URL %q: %w", s, err)
+		}
+	}
+	return u, nil
+}

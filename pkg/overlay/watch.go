@@ -1,0 +1,49 @@
+package overlay
+
+import (
+	"context"
+	"time"
+
+	"tailscale.com/ipn"
+)
+
+// rewatch is how long a broken watch waits before it tries again. Nothing is
+// cached meanwhile, so it only bounds the load of asking.
+const rewatch = 200 * time.Millisecond
+
+// watch forgets what the caches hold whenever the network map changes. While it
+// is not watching, the caches hold nothing.
+func (n *Node) watch(ctx context.Context) {
+	defer close(n.done)
+	for ctx.Err() == nil {
+		n.follow(ctx)
+		n.peers.disable()
+		n.names.disable()
+		select {
+		case <-ctx.Done():
+		case <-time.After(rewatch):
+		}
+	}
+}
+
+func (n *Node) follow(ctx context.Context) {
+	const mask = ipn.NotifyInitialState | ipn.NotifyPeerChanges | ipn.NotifyPeerPatches
+	w, err := n.lc.WatchIPNBus(ctx, mask)
+	if err != nil {
+		return
+	}
+	defer w.Close()
+	for {
+		ev, err := w.Next()
+		if err != nil {
+			return
+		}
+		// A patch changes only how a peer is reached, not who it is. Anything
+		// else empties the caches, whether or not we know what it means.
+		if len(ev.PeerChangedPatch) > 0 && len(ev.PeersChanged) == 0 && len(ev.PeersRemoved) == 0 && ev.SelfChange == nil && ev.State == nil {
+			continue
+		}
+		n.peers.reset()
+		n.names.reset()
+	}
+}
