@@ -49,6 +49,8 @@ func (p *Policy) Decide(a Attributes) Decision {
 func (p *Policy) admit(a *Attributes, at time.Time) (*subject, string) {
 	s := p.subjects[a.UserID]
 	switch {
+	case p.closed != "":
+		return nil, "this cluster's policy cannot be used: " + p.closed
 	case a.UserID == "" || s == nil:
 		return nil, "nothing here is granted to you, or no longer"
 	case a.Generation < s.Generation:

@@ -21,6 +21,7 @@ type Policy struct {
 	subjects map[string]*subject
 	engine   *engine
 	memo     *memo
+	closed   string // why nothing is allowed, see Closed
 }
 
 // Subject is a user as this cluster's policy knows him.
@@ -240,4 +241,10 @@ func (p *Policy) NextExpiry(t time.Time) (time.Time, bool) {
 		}
 	}
 	return next, !next.IsZero()
+}
+
+// Closed is the policy that refuses everything, for a bundle that is genuine and
+// newer but cannot be used. Its refusals give the reason.
+func Closed(b *apiv1.Bundle, reason string) *Policy {
+	return &Policy{bundle: b, now: time.Now, closed: reason}
 }
