@@ -1,0 +1,290 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/sallyport-mesh/sallyport/pkg/identity"
+)
+
+// Step 1, accept: TLS 1.3 with a client certificate of a user, on a connection
+// that cannot hold more of us than its share.
+
+// Limits bound what clients can hold of the agent. An overlay address belongs to
+// one device, so limits by address are limits by device.
+type Limits struct {
+	Handshakes          int           // half-open connections, all together: 1,024 by default
+	HandshakesPerDevice int           // half-open connections of one address: 32 by default
+	ConnsPerDevice      int           // connections of one address: 256 by default
+	RequestsPerUser     int           // requests in flight: 1,024 by default
+	HandshakeTimeout    time.Duration // from the TCP connection to the end of TLS: 10 s by default
+	HeaderTimeout       time.Duration // for one request's header: 10 s by default
+	IdleTimeout         time.Duration // between requests: 15 min by default, so that clients close first
+}
+
+func (l Limits) withDefaults() Limits {
+	for _, d := range []struct {
+		field *int
+		value int
+	}{{&l.Handshakes, 1024}, {&l.HandshakesPerDevice, 32}, {&l.ConnsPerDevice, 256}, {&l.RequestsPerUser, 1024}} {
+		if *d.field <= 0 {
+			*d.field = d.value
+		}
+	}
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{{&l.HandshakeTimeout, 10 * time.Second}, {&l.HeaderTimeout, 10 * time.Second}, {&l.IdleTimeout, 15 * time.Minute}} {
+		if *d.field <= 0 {
+			*d.field = d.value
+		}
+	}
+	return l
+}
+
+// h2Window is what may be on its way to a stalled HTTP/2 stream or connection:
+// Go would buffer 1 MiB a stream as a server and 4 MiB as a client.
+const h2Window = 256 << 10
+
+// Serve takes connections from the overlay's listener until it or the Proxy is
+// closed. The remote addresses of its connections are overlay addresses.
+func (p *Proxy) Serve(l net.Listener) error {
+	srv := &http.Server{
+		Handler:                      http.HandlerFunc(p.serve),
+		TLSConfig:                    &tls.Config{NextProtos: []string{"h2", "http/1.1"}}, // the listener has done TLS already
+		ReadHeaderTimeout:            p.cfg.Limits.HeaderTimeout,
+		IdleTimeout:                  p.cfg.Limits.IdleTimeout,
+		MaxHeaderBytes:               maxHeader,
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     log.New(debugWriter{p.log}, "", 0),
+		BaseContext:                  func(net.Listener) context.Context { return p.ctx },
+		ConnContext:                  p.connContext,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          250,
+			MaxReceiveBufferPerConnection: h2Window,
+			MaxReceiveBufferPerStream:     h2Window,
+			SendPingTimeout:               30 * time.Second,
+			WriteByteTimeout:              time.Minute,
+		},
+	}
+	p.mu.Lock()
+	if p.ctx.Err() != nil {
+		p.mu.Unlock()
+		l.Close()
+		return http.ErrServerClosed
+	}
+	p.servers[srv] = true
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		delete(p.servers, srv)
+		p.mu.Unlock()
+	}()
+	return srv.Serve(newDoor(l, p.cfg.Limits, p.handshakeConfig))
+}
+
+// handshakeConfig is made for one handshake, so that the CAs are those of the
+// policy in force at this moment. There are no session tickets: a resumed
+// session would skip the certificate.
+func (p *Proxy) handshakeConfig(remote netip.AddrPort) *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		NextProtos:             []string{"h2", "http/1.1"},
+		SessionTicketsDisabled: true,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			cas := p.cfg.Policies.UserCAs()
+			if cas == nil {
+				return nil, errors.New("no policy yet, so no CA to take users from")
+			}
+			return &tls.Config{
+				MinVersion:             tls.VersionTLS13,
+				NextProtos:             []string{"h2", "http/1.1"},
+				SessionTicketsDisabled: true,
+				GetCertificate:         p.cfg.ServingCert,
+				ClientAuth:             tls.RequireAndVerifyClientCert, // EKU clientAuth included
+				ClientCAs:              cas,
+				Time:                   p.now,
+				VerifyConnection: func(state tls.ConnectionState) error {
+					return p.verifyConnection(remote, state)
+				},
+			}, nil
+		},
+	}
+}
+
+// connection is what was established about a client at the handshake.
+type connection struct {
+	remote netip.AddrPort
+	user   identity.UserCert
+	serial string
+	leaf   *x509.Certificate
+}
+
+type connectionKey struct{}
+
+// connContext puts the connection's identity where its requests find it. A
+// connection whose identity cannot be read gets none, and its requests are refused.
+func (p *Proxy) connContext(ctx context.Context, c net.Conn) context.Context {
+	tc, ok := c.(*tls.Conn)
+	if !ok {
+		return ctx
+	}
+	remote, err := remoteAddr(tc)
+	if err != nil {
+		return ctx
+	}
+	conn, err := p.readConnection(remote, tc.ConnectionState())
+	if err != nil {
+		return ctx
+	}
+	return context.WithValue(ctx, connectionKey{}, conn)
+}
+
+// door is a listener that hands out connections only once their handshake is
+// done, so that half-open ones are counted, bounded and out of the server's way.
+type door struct {
+	net.Listener
+	limits Limits
+	config func(netip.AddrPort) *tls.Config
+
+	conns  chan net.Conn
+	failed chan error
+	done   chan struct{}
+	once   sync.Once
+
+	mu       sync.Mutex
+	halfOpen int
+	devices  map[netip.Addr]*held
+}
+
+type held struct{ halfOpen, conns int }
+
+func newDoor(l net.Listener, limits Limits, config func(netip.AddrPort) *tls.Config) *door {
+	d := &door{
+		Listener: l, limits: limits, config: config,
+		conns: make(chan net.Conn), failed: make(chan error, 1), done: make(chan struct{}),
+		devices: map[netip.Addr]*held{},
+	}
+	go d.run()
+	return d
+}
+
+// Accept implements net.Listener.
+func (d *door) Accept() (net.Conn, error) {
+	select {
+	case c := <-d.conns:
+		return c, nil
+	case err := <-d.failed:
+		return nil, err
+	case <-d.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (d *door) Close() error {
+	d.once.Do(func() { close(d.done) })
+	return d.Listener.Close()
+}
+
+func (d *door) run() {
+	for {
+		c, err := d.Listener.Accept()
+		if err != nil {
+			var temporary net.Error
+			if errors.As(err, &temporary) && temporary.Timeout() {
+				continue
+			}
+			d.failed <- err
+			return
+		}
+		remote, err := remoteAddr(c)
+		if err != nil || !d.enter(remote.Addr()) {
+			c.Close()
+			continue
+		}
+		go d.handshake(&heldConn{Conn: c, leave: func() { d.leave(remote.Addr()) }}, remote)
+	}
+}
+
+func (d *door) handshake(c *heldConn, remote netip.AddrPort) {
+	tc := tls.Server(c, d.config(remote))
+	c.SetDeadline(time.Now().Add(d.limits.HandshakeTimeout))
+	err := tc.Handshake()
+	d.opened(remote.Addr())
+	if err != nil {
+		c.Close()
+		return
+	}
+	c.SetDeadline(time.Time{})
+	select {
+	case d.conns <- tc:
+	case <-d.done:
+		c.Close()
+	}
+}
+
+// enter counts a connection in, or says that there are too many.
+func (d *door) enter(a netip.Addr) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	h := d.devices[a]
+	if h == nil {
+		h = &held{}
+	}
+	if d.halfOpen >= d.limits.Handshakes || h.halfOpen >= d.limits.HandshakesPerDevice || h.conns >= d.limits.ConnsPerDevice {
+		return false
+	}
+	d.devices[a] = h
+	d.halfOpen++
+	h.halfOpen++
+	h.conns++
+	return true
+}
+
+func (d *door) opened(a netip.Addr) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.halfOpen--
+	d.devices[a].halfOpen--
+}
+
+func (d *door) leave(a netip.Addr) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	h := d.devices[a]
+	if h.conns--; h.conns == 0 {
+		delete(d.devices, a)
+	}
+}
+
+// heldConn gives its place back when it is closed.
+type heldConn struct {
+	net.Conn
+	leave func()
+	once  sync.Once
+}
+
+func (c *heldConn) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(c.leave)
+	return err
+}
+
+// debugWriter keeps net/http's lines about broken connections at debug level:
+// anyone can cause them.
+type debugWriter struct{ log *slog.Logger }
+
+func (w debugWriter) Write(b []byte) (int, error) {
+	w.log.Debug("connection trouble", "detail", string(b))
+	return len(b), nil
+}

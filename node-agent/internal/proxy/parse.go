@@ -1,0 +1,290 @@
+package proxy
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+
+	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	metainternalversionscheme "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/sets"
+	apirequest "k8s.io/apiserver/pkg/endpoints/request"
+
+	"github.com/sallyport-mesh/sallyport/pkg/policy"
+)
+
+// reading is the one reading of a request: what is decided, recorded and
+// forwarded all come from here, and nothing later looks at the request again.
+type reading struct {
+	target  target
+	method  string
+	attrs   policy.Attributes // without the subject
+	verb    string            // Kubernetes' verb; attrs.Verb is create for every exec
+	header  http.Header       // for upstream; ours are still missing
+	upgrade string            // "", upgradeWebSocket or upgradeSPDY
+	// streams is true where the answer may go on for as long as access does:
+	// watches, followed logs, upgrades and whatever sits behind a proxy subresource.
+	streams bool
+	// proxied is true behind nodes, pods and services/proxy, where the answer is
+	// not the apiserver's own.
+	proxied bool
+	review  review
+	command []string // of an exec
+}
+
+// requestInfo is Kubernetes' reading, with the prefixes of every apiserver.
+var requestInfo = apirequest.RequestInfoFactory{
+	APIPrefixes:          sets.NewString("api", "apis"),
+	GrouplessAPIPrefixes: sets.NewString("api"),
+}
+
+// once are the query parameters that Kubernetes takes the first of when they
+// are repeated, where another reader might take the last.
+var once = []string{
+	"watch", "follow", "fieldSelector", "labelSelector", "resourceVersion", "resourceVersionMatch", "limit", "continue",
+	"timeoutSeconds", "allowWatchBookmarks", "sendInitialEvents", "container", "stdin", "stdout", "stderr", "tty",
+	"propagationPolicy", "fieldManager", "fieldValidation", "force",
+}
+
+// parse reads a request. What can be read in two ways is refused.
+func parse(r *http.Request) (*reading, *refusal) {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete:
+	default:
+		return nil, badRequest("the method " + printable(r.Method) + " is not one of Kubernetes' API")
+	}
+	t, bad := parseTarget(r.RequestURI)
+	if bad != nil {
+		return nil, bad
+	}
+	if r.URL.Path != t.path || r.URL.RawQuery != t.rawQuery {
+		return nil, badRequest("the request target can be read in two ways")
+	}
+	if bad := checkHeaders(r.Header); bad != nil {
+		return nil, bad
+	}
+	upgrade, bad := parseUpgrade(r)
+	if bad != nil {
+		return nil, bad
+	}
+	query, bad := t.parseQuery()
+	if bad != nil {
+		return nil, bad
+	}
+	q := &reading{target: t, method: r.Method, upgrade: upgrade}
+	if bad := q.resolve(query); bad != nil {
+		return nil, bad
+	}
+	if bad := q.checkUpgrade(); bad != nil {
+		return nil, bad
+	}
+	q.header = upstreamHeaders(r.Header)
+	return q, nil
+}
+
+// resolve turns target and query into attributes, by Kubernetes' RequestInfo
+// where that has one reading.
+func (q *reading) resolve(query url.Values) *refusal {
+	watch, bad := checkQuery(query)
+	if bad != nil {
+		return bad
+	}
+	info, err := requestInfo.NewRequestInfo(&http.Request{
+		Method: q.method,
+		URL:    &url.URL{Path: q.target.path, RawQuery: q.target.rawQuery},
+	})
+	if err != nil {
+		return badRequest("the path names no resource")
+	}
+	if !info.IsResourceRequest {
+		q.verb = info.Verb
+		q.attrs = policy.Attributes{Verb: info.Verb, Path: info.Path}
+		return nil
+	}
+
+	viaPrefix, bad := specialVerb(q.method, info)
+	if bad != nil {
+		return bad
+	}
+	if bad := checkNames(info); bad != nil {
+		return bad
+	}
+	q.verb = info.Verb
+	q.attrs = policy.Attributes{
+		ResourceRequest: true,
+		Verb:            info.Verb,
+		APIGroup:        info.APIGroup,
+		APIVersion:      info.APIVersion,
+		Resource:        info.Resource,
+		Subresource:     info.Subresource,
+		Namespace:       info.Namespace,
+	}
+	q.proxied = info.APIGroup == "" && info.Subresource == "proxy"
+	if len(info.Parts) >= 2 {
+		q.attrs.Name = info.Parts[1]
+	}
+	if len(info.Parts) > 3 && !q.proxied {
+		return badRequest("the path goes on behind a subresource")
+	}
+
+	if !q.proxied {
+		// In a proxied request the query is the backend's.
+		switch {
+		case viaPrefix && watch == "false":
+			return badRequest("the path says watch and the query says not to")
+		case watch == "true" && info.Verb != "watch":
+			return badRequest("'watch' is asked for where nothing can be watched")
+		}
+		if bad := q.selectName(query, viaPrefix); bad != nil {
+			return bad
+		}
+	}
+
+	q.attrs.Upgrade = q.upgrade != ""
+	if isExec(q.attrs) {
+		// An exec is an exec by GET over a WebSocket too: whoever may only read
+		// pods/* must not get one because RequestInfo calls a GET "get".
+		q.attrs.Verb = "create"
+		q.command = query["command"]
+	}
+	q.streams = info.Verb == "watch" || q.upgrade != "" || q.proxied ||
+		(q.attrs.Subresource == "log" && isTrue(query.Get("follow")))
+	q.review = reviewOf(q.attrs)
+	return nil
+}
+
+// checkQuery refuses repeated and odd parameters, and returns what 'watch' says:
+// "", "true" or "false".
+func checkQuery(query url.Values) (watch string, bad *refusal) {
+	if len(query) == 0 {
+		return "", nil
+	}
+	for _, name := range once {
+		if len(query[name]) > 1 {
+			return "", badRequest("the query parameter '" + name + "' is repeated")
+		}
+	}
+	if values := query["watch"]; len(values) == 1 {
+		// Kubernetes takes everything that is not false for true, an empty value too.
+		switch strings.ToLower(values[0]) {
+		case "true", "1":
+			return "true", nil
+		case "false", "0":
+			return "false", nil
+		}
+		return "", badRequest("the query parameter 'watch' must be true or false")
+	}
+	return "", nil
+}
+
+func isTrue(value string) bool {
+	return value == "1" || strings.EqualFold(value, "true")
+}
+
+// specialVerb handles the two old path prefixes: /watch/ is a watch, by GET
+// alone; /proxy/ has been gone since Kubernetes 1.10.
+func specialVerb(method string, info *apirequest.RequestInfo) (viaPrefix bool, bad *refusal) {
+	rest := strings.TrimPrefix(info.Path, "/"+info.APIPrefix+"/")
+	if info.APIGroup != "" {
+		rest = strings.TrimPrefix(rest, info.APIGroup+"/")
+	}
+	rest = strings.TrimPrefix(rest, info.APIVersion+"/")
+	switch prefix, _, _ := strings.Cut(rest, "/"); prefix {
+	case "proxy":
+		return false, badRequest("the path prefix /proxy/ is no longer part of Kubernetes' API")
+	case "watch":
+		if method != http.MethodGet {
+			return false, badRequest("a watch begins with GET")
+		}
+		return true, nil
+	}
+	if info.Verb == "" {
+		return false, badRequest("the method is not one of Kubernetes' API")
+	}
+	return false, nil
+}
+
+// checkNames holds path segments to the alphabets that Kubernetes gives them,
+// so that a rule on "secrets" cannot be missed by a spelling.
+func checkNames(info *apirequest.RequestInfo) *refusal {
+	for _, s := range []string{info.APIGroup, info.APIVersion, info.Resource, info.Subresource, info.Namespace} {
+		for i := 0; i < len(s); i++ {
+			if c := s[i]; ('a' > c || c > 'z') && ('0' > c || c > '9') && c != '-' && c != '.' {
+				return badRequest("groups, versions, resources, subresources and namespaces are made of a-z, 0-9, '-' and '.'")
+			}
+		}
+	}
+	return nil
+}
+
+// selectName finds an exact metadata.name in the field selector. RequestInfo
+// does so for lists and watches; deletecollection needs it as well.
+func (q *reading) selectName(query url.Values, viaPrefix bool) *refusal {
+	switch q.verb {
+	case "list", "watch", "deletecollection":
+	default:
+		return nil
+	}
+	if q.method == http.MethodGet && len(query) > 0 {
+		// RequestInfo falls back to an unselected list when it cannot read the
+		// options; the apiserver would refuse them, so we do.
+		var opts metainternalversion.ListOptions
+		if err := metainternalversionscheme.ParameterCodec.DecodeParameters(query, metav1.SchemeGroupVersion, &opts); err != nil {
+			return badRequest("the list options cannot be read")
+		}
+	}
+	selector := query.Get("fieldSelector")
+	if selector == "" || viaPrefix || q.attrs.Name != "" {
+		// Kubernetes' authorizer honours no selectors below /watch/ either.
+		return nil
+	}
+	parsed, err := fields.ParseSelector(selector)
+	if err != nil {
+		return badRequest("the field selector cannot be read")
+	}
+	if name, ok := parsed.RequiresExactMatch("metadata.name"); ok && name != "" {
+		if name == "." || name == ".." || strings.ContainsAny(name, "/%") {
+			return badRequest("the field selector names no object")
+		}
+		q.attrs.SelectedName = name
+	}
+	return nil
+}
+
+// isExec knows the three subresources that run or reach into a container.
+func isExec(a policy.Attributes) bool {
+	if a.APIGroup != "" || a.Resource != "pods" {
+		return false
+	}
+	return a.Subresource == "exec" || a.Subresource == "attach" || a.Subresource == "portforward"
+}
+
+// checkUpgrade lets upgrades happen where Kubernetes makes them and only there.
+func (q *reading) checkUpgrade() *refusal {
+	exec := isExec(q.attrs)
+	switch {
+	case q.upgrade != "" && !exec:
+		return badRequest("only exec, attach and port-forward can be upgraded")
+	case q.upgrade == "" && exec:
+		return badRequest("exec, attach and port-forward need an upgrade to websocket or SPDY/3.1")
+	case exec && (q.attrs.Name == "" || q.attrs.Namespace == ""):
+		return badRequest("the path names no pod")
+	}
+	return nil
+}
+
+// printable makes a client's word fit for a message.
+func printable(s string) string {
+	if len(s) > 32 || !utf8.ValidString(s) {
+		return "sent"
+	}
+	return strings.Map(func(r rune) rune {
+		if r <= ' ' || r >= 0x7f {
+			return '?'
+		}
+		return r
+	}, s)
+}

@@ -1,0 +1,248 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/sallyport-mesh/sallyport/pkg/policy"
+)
+
+// registry holds every request from parse to its end.
+type registry struct {
+	perUser int
+
+	mu      sync.Mutex
+	entries map[*entry]struct{}
+	users   map[string]int
+}
+
+func newRegistry(perUser int) *registry {
+	return &registry{perUser: perUser, entries: map[*entry]struct{}{}, users: map[string]int{}}
+}
+
+// entry is one registered request. It begins before anything went upstream,
+// may begin to forward once, and ends once.
+type entry struct {
+	conn    *connection
+	attrs   policy.Attributes
+	streams bool
+	cancel  context.CancelCauseFunc
+	rc      *http.ResponseController
+	done    chan struct{} // closed when not one byte more can pass
+
+	// mu orders begin, end and finish: a request that was ended never begins,
+	// and one that began is in reach of end until it has finished.
+	mu         sync.Mutex
+	forwarding bool
+	finished   bool
+	why        *refusal
+	conns      []net.Conn // both ends of an upgrade
+}
+
+func (g *registry) add(conn *connection, q *reading, cancel context.CancelCauseFunc, rc *http.ResponseController) (*entry, *refusal) {
+	e := &entry{conn: conn, attrs: q.attrs, streams: q.streams, cancel: cancel, rc: rc, done: make(chan struct{})}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.users[e.attrs.UserID] >= g.perUser {
+		return nil, tooMany("you have too many requests in flight")
+	}
+	g.users[e.attrs.UserID]++
+	g.entries[e] = struct{}{}
+	return e, nil
+}
+
+func (g *registry) remove(e *entry) {
+	if e == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.entries, e)
+	if g.users[e.attrs.UserID]--; g.users[e.attrs.UserID] == 0 {
+		delete(g.users, e.attrs.UserID)
+	}
+}
+
+func (g *registry) all() []*entry {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	out := make([]*entry, 0, len(g.entries))
+	for e := range g.entries {
+		out = append(out, e)
+	}
+	return out
+}
+
+func (g *registry) endAll(why *refusal) {
+	for _, e := range g.all() {
+		if e.end(why) {
+			e.kill()
+		}
+	}
+}
+
+// begin is the moment before the first upstream byte.
+func (e *entry) begin() *refusal {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.why != nil {
+		return e.why
+	}
+	e.forwarding = true
+	return nil
+}
+
+// carry hands over both ends of an upgrade, to be closed when the request is ended.
+func (e *entry) carry(client, upstream net.Conn) *refusal {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.why != nil {
+		return e.why
+	}
+	e.conns = []net.Conn{client, upstream}
+	return nil
+}
+
+// finish says that nothing passes any more.
+func (e *entry) finish() {
+	if e == nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.finished {
+		e.finished = true
+		close(e.done)
+	}
+}
+
+var errCut = errors.New("access ended while the request ran")
+
+// lastWords is how long a client that reads gets to be told why its stream ends.
+const lastWords = 150 * time.Millisecond
+
+// end stops the request: before its first upstream byte for good, later by
+// cancelling what goes on upstream and closing an upgrade at both ends. It
+// returns false where there was nothing left to end.
+func (e *entry) end(why *refusal) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.finished || e.why != nil {
+		return false
+	}
+	e.why = why
+	e.cancel(errCut)
+	if e.conns != nil {
+		closeConns(e.conns)
+	} else if e.forwarding {
+		e.rc.SetWriteDeadline(time.Now().Add(lastWords))
+	}
+	return true
+}
+
+// kill takes the client's stream away from a request that was ended and did
+// not get done with it.
+func (e *entry) kill() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.finished && e.conns == nil && e.forwarding {
+		e.rc.SetWriteDeadline(time.Unix(1, 0))
+	}
+}
+
+// ended tells why the request was ended, or nil.
+func (e *entry) ended() *refusal {
+	if e == nil {
+		return nil
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.why
+}
+
+// running reports whether bytes may still pass.
+func (e *entry) running() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.forwarding && !e.finished
+}
+
+// Cut decides every registered request again by pol, which must be in force
+// already, and ends those that are no longer allowed: a request in an early step
+// will not be forwarded, one upstream is cancelled, upgrades lose both
+// connections. It returns how many once they have ended.
+func (p *Proxy) Cut(pol *policy.Policy) int {
+	return p.cut(func(e *entry) *refusal { return p.checkEntry(pol, e) })
+}
+
+func (p *Proxy) cut(check func(*entry) *refusal) int {
+	var ended []*entry
+	for _, e := range p.requests.all() {
+		if why := check(e); why != nil && e.end(why) {
+			ended = append(ended, e)
+		}
+	}
+	deadline := time.NewTimer(lastWords + 50*time.Millisecond)
+	defer deadline.Stop()
+	patient := true
+	for _, e := range ended {
+		if !e.running() {
+			continue // it has not begun and now never will
+		}
+		if patient {
+			select {
+			case <-e.done:
+				continue
+			case <-deadline.C:
+				patient = false
+			}
+		}
+		e.kill()
+		<-e.done
+	}
+	return len(ended)
+}
+
+// checkEntry decides a registered request again.
+func (p *Proxy) checkEntry(pol *policy.Policy, e *entry) *refusal {
+	if bad := p.checkSession(pol, e.conn); bad != nil {
+		return bad
+	}
+	if d := pol.Decide(e.attrs); !d.Allowed {
+		return denied(d)
+	}
+	return nil
+}
+
+// watchOver ends, once a second, what time alone takes away: sessions and
+// grants that run out, and policies that go stale.
+func (p *Proxy) watchOver(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		pol := p.cfg.Policies.Current()
+		if n := p.cut(func(e *entry) *refusal {
+			if bad := p.checkEntry(pol, e); bad != nil {
+				return bad
+			}
+			return p.checkFresh(e.attrs, e.streams)
+		}); n > 0 {
+			p.log.Info("ended requests whose access ran out", "requests", n)
+		}
+	}
+}
+
+func closeConns(conns []net.Conn) {
+	for _, c := range conns {
+		c.Close()
+	}
+}
