@@ -10,8 +10,10 @@ import (
 
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/caller"
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/directory"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/status"
 	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
 	"github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1/apiv1connect"
+	"github.com/sallyport-mesh/sallyport/pkg/audit"
 )
 
 // Config says what the service works on.
@@ -29,32 +31,13 @@ type Config struct {
 	// all of them.
 	Search func(ctx context.Context, req *apiv1.SearchAuditRequest, clusters []string, send func(*apiv1.AuditRecord) error) error
 	// Record puts an act of an administrator on record, durably.
-	Record func(ctx context.Context, a Act) error
+	Record func(ctx context.Context, e *audit.Event) error
 	// JoinToken makes the text of a join token out of its secret; WelcomeURL the
 	// link out of its one.
 	JoinToken  func(secret string) string
 	WelcomeURL func(secret string) string
 	Version    string
 	Log        *slog.Logger
-}
-
-// Act is one call of an administrator, before or after it was carried out.
-type Act struct {
-	ID        string
-	Kind      string // "admin.user.suspend"
-	User      *apiv1.User
-	Subject   string // user id or "local socket"
-	Device    string
-	Session   string
-	Serial    string
-	Addr      string
-	Object    string // as the caller named it
-	Project   string // id, or empty for everywhere
-	Allowed   bool
-	Reason    string
-	At        time.Time
-	Completed bool // an outcome rather than an intent
-	Err       error
 }
 
 // Server serves AdminService.
@@ -74,9 +57,9 @@ func (s *Server) snap() *directory.Snapshot { return s.cfg.Directory.Snapshot() 
 
 // call is an admin call that has been allowed and put on record.
 type call struct {
-	s   *Server
-	act Act
-	ctx context.Context
+	s     *Server
+	event *audit.Event
+	ctx   context.Context
 }
 
 // begin decides and records. Project is an id, or everywhere.
@@ -90,43 +73,39 @@ func (s *Server) begin(ctx context.Context, project, obj, action, object string)
 		}
 		subject = from.User.Id
 	}
-	act := Act{
-		ID: newActID(), Kind: "admin." + obj + "." + action, User: from.User, Subject: subject,
-		Serial: from.Serial, Addr: from.Addr, Object: object, At: time.Now(),
-	}
-	if from.Session != nil {
-		act.Device, act.Session = from.Device.Id, from.Session.Id
-	}
-	if project != everywhere {
-		act.Project = project
-	}
 	// 2. May they?
 	allowed, err := s.authz.allowed(subject, project, obj, action)
 	if err != nil {
-		return nil, connect.NewError(connect.CodeInternal, fmt.Errorf("deciding: %w", err))
+		return nil, status.Of(fmt.Errorf("deciding: %w", err))
 	}
-	act.Allowed = allowed
+	e := from.Event("admin."+obj+"."+action, object, time.Now())
+	e.Stage = audit.StageReceived
 	if !allowed {
-		act.Reason = "no admin role allows this"
-		act.Completed = true
+		e.Stage, e.Ext.Decision, e.Ext.Reason = audit.StageComplete, audit.Deny, "no admin role allows this"
 	}
 	// 3. On record, or not at all.
-	if err := s.cfg.Record(ctx, act); err != nil {
+	if err := s.cfg.Record(ctx, e); err != nil {
 		return nil, connect.NewError(connect.CodeUnavailable, fmt.Errorf("not done, since it could not be put on record: %w", err))
 	}
 	if !allowed {
 		return nil, refused(from, obj, action)
 	}
-	return &call{s: s, act: act, ctx: ctx}, nil
+	return &call{s: s, event: e, ctx: ctx}, nil
 }
 
 // end records how the call went and turns the error into one for the wire.
 func (c *call) end(err error) error {
-	c.act.Completed, c.act.Err, c.act.At = true, err, time.Now()
-	if recErr := c.s.cfg.Record(context.WithoutCancel(c.ctx), c.act); recErr != nil {
-		c.s.cfg.Log.Error("outcome of an admin call is not on record", "act", c.act.ID, "err", recErr)
+	out := status.Of(err)
+	e := *c.event
+	e.Stage, e.StageTimestamp = audit.StageComplete, audit.Now()
+	e.ResponseStatus = &audit.Status{Reason: "ok"}
+	if out != nil {
+		e.ResponseStatus = &audit.Status{Reason: connect.CodeOf(out).String(), Message: err.Error()}
 	}
-	return wire(err)
+	if err := c.s.cfg.Record(context.WithoutCancel(c.ctx), &e); err != nil {
+		c.s.cfg.Log.Error("outcome of an admin call is not on record", "auditID", e.AuditID, "err", err)
+	}
+	return out
 }
 
 // answer ends a unary call.
@@ -143,5 +122,5 @@ func (c *call) effects(revision uint64, err error, stream *connect.ServerStream[
 	if err := c.end(err); err != nil {
 		return err
 	}
-	return wire(c.s.cfg.Effects(c.ctx, revision, stream.Send))
+	return status.Of(c.s.cfg.Effects(c.ctx, revision, stream.Send))
 }

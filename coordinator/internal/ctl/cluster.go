@@ -1,0 +1,139 @@
+package ctl
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/urfave/cli/v2"
+
+	"github.com/sallyport-mesh/sallyport/deploy/manifest"
+	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
+	"github.com/sallyport-mesh/sallyport/pkg/pki"
+	"github.com/sallyport-mesh/sallyport/pkg/process"
+)
+
+func clusters() *cli.Command {
+	return noun("cluster", "clusters and the agents in them", clusterAdd(), clusterList(), clusterToken(), clusterRemove())
+}
+
+func clusterAdd() *cli.Command {
+	return verb("add", "add a cluster and print the manifest that puts an agent into it",
+		"sallyportctl cluster add --project aws edge-1 | kubectl apply -f -", []string{"NAME"},
+		[]cli.Flag{
+			&cli.StringFlag{Name: "project", Required: true, Usage: "`PROJECT` it belongs to"},
+			&cli.StringFlag{Name: "ceiling", Value: manifest.Admin, Usage: "the most that anyone can be granted there: view, edit or admin"},
+			&cli.StringSliceFlag{Name: "api-group", Usage: "API `GROUP` of custom resources to put under the ceiling; repeat for several"},
+			&cli.StringFlag{Name: "image", Value: "sallyport-agent:latest", Usage: "agent `IMAGE`"},
+			&cli.BoolFlag{Name: "empty-dir", Usage: "keep the agent's data with its pod, for clusters without storage"},
+			&cli.StringFlag{Name: "beside", Usage: "the agent runs outside of the cluster: leave it out of the manifest and write its join token to `FILE`"},
+			&cli.DurationFlag{Name: "token-ttl", Value: time.Hour, Usage: "how long the join token waits to be used"},
+		},
+		func(c *cli.Context, s *session) error {
+			params := manifest.Params{
+				Cluster: c.Args().First(), JoinToken: "checked below", Image: c.String("image"), Ceiling: c.String("ceiling"),
+				ExtraGroups: c.StringSlice("api-group"), Beside: c.IsSet("beside"), EmptyDir: c.Bool("empty-dir"),
+			}
+			// Everything that can be refused here is, before a cluster exists.
+			if _, err := manifest.Render(params); err != nil {
+				return err
+			}
+			tokenFile := c.String("beside")
+			if params.Beside {
+				if _, err := os.Stat(tokenFile); !errors.Is(err, fs.ErrNotExist) {
+					return process.Hint(fmt.Errorf("--beside: %s is there already", tokenFile), "name a file that does not exist")
+				}
+			}
+			res, err := s.admin.CreateCluster(c.Context, connect.NewRequest(&apiv1.CreateClusterRequest{
+				Name: params.Cluster, Project: c.String("project"), Ceiling: params.Ceiling,
+				TokenTtlSeconds: uint32(c.Duration("token-ttl") / time.Second),
+			}))
+			if err != nil {
+				return err
+			}
+			params.JoinToken = res.Msg.JoinToken
+			if params.Beside {
+				if err := pki.WriteFile(tokenFile, []byte(res.Msg.JoinToken+"\n")); err != nil {
+					return process.Hint(fmt.Errorf("cluster %s was added, but its token was not saved: %w", params.Cluster, err),
+						"make another one: sallyportctl cluster token "+params.Cluster)
+				}
+			}
+			if c.String("output") == "json" {
+				return printJSON(c.App.Writer, res.Msg)
+			}
+			text, err := manifest.Render(params)
+			if err != nil {
+				return err
+			}
+			_, err = c.App.Writer.Write(text)
+			return err
+		})
+}
+
+func clusterList() *cli.Command {
+	return verb("list", "list clusters and how their agents are", "sallyportctl cluster list --project aws", nil,
+		[]cli.Flag{&cli.StringFlag{Name: "project", Usage: "only of `PROJECT`"}},
+		func(c *cli.Context, s *session) error {
+			res, err := s.admin.ListClusters(c.Context, connect.NewRequest(&apiv1.ListClustersRequest{Project: c.String("project")}))
+			if err != nil {
+				return err
+			}
+			var rows [][]string
+			for _, cl := range res.Msg.Clusters {
+				row := []string{cl.Cluster.Name, cl.Project, "no agent yet", "-", "-", "-"}
+				for i, a := range cl.Agents {
+					if i > 0 {
+						row = []string{cl.Cluster.Name, cl.Project, "", "", "", ""}
+					}
+					row[2] = "away since " + when(a.LastSeen)
+					if a.Online {
+						row[2] = "online"
+						if a.ConfirmedRevision < cl.BundleRevision {
+							row[2] = "online, policy behind"
+						}
+					}
+					row[3], row[4], row[5] = a.Agent.Id, strings.Join(a.OverlayAddresses, ", "), strconv.FormatUint(a.AuditSize, 10)
+					rows = append(rows, row)
+				}
+				if len(cl.Agents) == 0 {
+					rows = append(rows, row)
+				}
+			}
+			return show(c, res.Msg, []string{"NAME", "PROJECT", "AGENT", "ID", "OVERLAY", "RECORDS"}, rows)
+		})
+}
+
+func clusterToken() *cli.Command {
+	return verb("token", "make a join token for another replica, or in place of one that ran out",
+		"sallyportctl cluster token edge-1", []string{"CLUSTER"},
+		[]cli.Flag{&cli.DurationFlag{Name: "ttl", Value: time.Hour, Usage: "how long it waits to be used"}},
+		func(c *cli.Context, s *session) error {
+			res, err := s.admin.CreateJoinToken(c.Context, connect.NewRequest(&apiv1.CreateJoinTokenRequest{
+				Cluster: c.Args().First(), TtlSeconds: uint32(c.Duration("ttl") / time.Second),
+			}))
+			if err != nil {
+				return err
+			}
+			if c.String("output") == "json" {
+				return printJSON(c.App.Writer, res.Msg)
+			}
+			fmt.Fprintln(c.App.Writer, res.Msg.JoinToken)
+			return nil
+		})
+}
+
+func clusterRemove() *cli.Command {
+	return verb("remove", "remove a cluster with its agents and grants, and wait for the agents", "sallyportctl cluster remove edge-1",
+		[]string{"CLUSTER"}, nil, func(c *cli.Context, s *session) error {
+			stream, err := s.admin.DeleteCluster(c.Context, connect.NewRequest(&apiv1.DeleteClusterRequest{Cluster: c.Args().First()}))
+			if err != nil {
+				return err
+			}
+			return effects(c, stream)
+		})
+}
