@@ -3,6 +3,9 @@
 // that generating needs neither protoc nor a network, only this module.
 //
 //	go -C tools run ./protogen -root ../pkg/api
+//
+// With -check it writes nothing and fails where a file is not what it would
+// write.
 package main
 
 import (
@@ -28,14 +31,37 @@ import (
 
 func main() {
 	root := flag.String("root", "", "directory that holds the .proto files; output goes beside them")
+	check := flag.Bool("check", false, "write nothing; fail if a file would change")
 	flag.Parse()
-	if err := run(*root); err != nil {
+	put := write
+	if *check {
+		put = same
+	}
+	if err := run(*root, put); err != nil {
 		fmt.Fprintln(os.Stderr, "protogen:", err)
 		os.Exit(1)
 	}
 }
 
-func run(root string) error {
+func write(path string, content []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, content, 0o644)
+}
+
+func same(path string, content []byte) error {
+	have, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(have, content) {
+		return fmt.Errorf("%s is not what its source gives: run make generate", path)
+	}
+	return nil
+}
+
+func run(root string, put func(path string, content []byte) error) error {
 	if root == "" {
 		return errors.New("-root is required")
 	}
@@ -57,7 +83,7 @@ func run(root string) error {
 		ProtoFile:      withImports(files),
 	}
 	for _, plugin := range []string{"protoc-gen-go", "protoc-gen-connect-go"} {
-		if err := generate(root, plugin, req); err != nil {
+		if err := generate(root, plugin, req, put); err != nil {
 			return fmt.Errorf("running %s: %w", plugin, err)
 		}
 	}
@@ -99,7 +125,7 @@ func withImports(files linker.Files) []*descriptorpb.FileDescriptorProto {
 	return out
 }
 
-func generate(root, plugin string, req *pluginpb.CodeGeneratorRequest) error {
+func generate(root, plugin string, req *pluginpb.CodeGeneratorRequest, put func(path string, content []byte) error) error {
 	in, err := proto.Marshal(req)
 	if err != nil {
 		return err
@@ -119,10 +145,7 @@ func generate(root, plugin string, req *pluginpb.CodeGeneratorRequest) error {
 	}
 	for _, f := range resp.File {
 		path := filepath.Join(root, filepath.FromSlash(f.GetName()))
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(path, []byte(f.GetContent()), 0o644); err != nil {
+		if err := put(path, []byte(f.GetContent())); err != nil {
 			return err
 		}
 	}
