@@ -10,6 +10,7 @@ const (
 	Joining State = "joining" // on the way into the overlay
 	Joined  State = "joined"  // on the overlay
 	Ended   State = "ended"   // the session is over; Problem says why
+	Stopped State = "stopped" // there is none; only sallyport status says so
 )
 
 // Status is the answer to GET /v1/status.
@@ -47,6 +48,7 @@ type Cluster struct {
 	Project    string   `json:"project"`
 	Context    string   `json:"context"`
 	ServerName string   `json:"serverName"`
+	Namespace  string   `json:"namespace,omitempty"`
 	Roles      []string `json:"roles"`
 	// Online says whether the coordinator hears the cluster's agent.
 	Online bool `json:"online"`
@@ -57,10 +59,10 @@ type Cluster struct {
 // Path is how packets travel to one agent.
 type Path struct {
 	Address string `json:"address"`
-	// Direct is the UDP endpoint, empty when relayed.
-	Direct string `json:"direct,omitempty"`
-	// Relay is the name of the relay in use, empty when direct.
-	Relay string `json:"relay,omitempty"`
+	// Kind is "direct", "relayed" or "idle".
+	Kind string `json:"kind"`
+	// Endpoint is the agent's UDP address where the path is direct.
+	Endpoint string `json:"endpoint,omitempty"`
 	// Latency of a round trip, nanoseconds in JSON; zero when not known.
 	Latency time.Duration `json:"latency,omitempty"`
 }

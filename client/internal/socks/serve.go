@@ -10,15 +10,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"tailscale.com/net/socks5"
 )
 
-// Overlay dials names and addresses of the overlay. It never falls back to the
-// machine's own network.
-type Overlay interface {
-	Dial(ctx context.Context, network, addr string) (net.Conn, error)
-}
+// dialTimeout is for a first packet on the way through a relay.
+const dialTimeout = 15 * time.Second
 
 // Config of a proxy.
 type Config struct {

@@ -1,0 +1,160 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/sallyport-mesh/sallyport/client/internal/daemon"
+	"github.com/sallyport-mesh/sallyport/client/internal/localapi"
+	"github.com/sallyport-mesh/sallyport/pkg/process"
+	"github.com/sallyport-mesh/sallyport/pkg/profile"
+)
+
+// Run runs one command line. Version is this program's, "0.1.0".
+func Run(ctx context.Context, version string, args []string) error {
+	app := newApp(version, os.Stdout, os.Stderr)
+	return app.RunContext(ctx, permute(app.Commands, args))
+}
+
+func newApp(version string, stdout, stderr io.Writer) *cli.App {
+	return &cli.App{
+		Name:    "sallyport",
+		Usage:   "reach your Kubernetes clusters through Sallyport",
+		Version: version,
+		Description: "sallyport login https://coordinator.example.com   once a day\n" +
+			"sallyport up                                      then kubectl works as always:\n" +
+			"kubectl --context sallyport/edge-1 get pods\n\n" +
+			profile.Variable + " names the directory for all of its state (default ~/.sallyport).",
+		Commands: []*cli.Command{
+			loginCommand(), upCommand(), statusCommand(), kubeconfigCommand(), downCommand(), logoutCommand(),
+			versionCommand(), credentialCommand(), daemonCommand(),
+		},
+		Action:          unknown,
+		HideVersion:     true,
+		HideHelpCommand: true,
+		Writer:          stdout,
+		ErrWriter:       stderr,
+		ExitErrHandler:  func(*cli.Context, error) {}, // process prints it
+		OnUsageError:    usage,
+	}
+}
+
+// unknown is what runs when no command matches.
+func unknown(c *cli.Context) error {
+	if c.Args().Len() == 0 {
+		return cli.ShowAppHelp(c)
+	}
+	return process.Hint(process.Usage("there is no command %q", c.Args().First()), c.App.Name+" --help")
+}
+
+func usage(c *cli.Context, err error, _ bool) error {
+	name := c.App.Name
+	if c.Command != nil && c.Command.Name != "" && c.Command.Name != name {
+		name += " " + c.Command.Name
+	}
+	return process.Hint(process.WithExitCode(err, process.Misused), name+" --help")
+}
+
+// verb makes a command of ours: its example is in its help, and arguments that
+// it does not know are refused.
+func verb(c cli.Command, args int, run func(*cli.Context, *here) error) *cli.Command {
+	c.HideHelpCommand = true
+	c.OnUsageError = usage
+	c.Action = func(ctx *cli.Context) error {
+		if n := ctx.Args().Len(); n > args {
+			return process.Hint(process.Usage("%q is one argument too many", ctx.Args().Get(args)), "sallyport "+c.Name+" --help")
+		}
+		h, err := locate(ctx)
+		if err != nil {
+			return err
+		}
+		return run(ctx, h)
+	}
+	return &c
+}
+
+// here is the home that a command works on.
+type here struct {
+	home    profile.Home
+	daemon  *localapi.Client
+	version string
+	out     io.Writer
+	err     io.Writer
+}
+
+func locate(c *cli.Context) (*here, error) {
+	home, err := profile.Find("")
+	if err != nil {
+		return nil, err
+	}
+	return &here{
+		home:    home,
+		daemon:  localapi.NewClient(home.Path(daemon.SocketFile)),
+		version: c.App.Version,
+		out:     c.App.Writer,
+		err:     c.App.ErrWriter,
+	}, nil
+}
+
+func (h *here) say(format string, args ...any) {
+	fmt.Fprintf(h.out, format+"\n", args...)
+}
+
+// self is this program's path, for those that start it again.
+func self() (string, error) {
+	path, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("finding this program: %w", err)
+	}
+	return path, nil
+}
+
+// permute puts a command's flags before its arguments, since people write them
+// behind as well (sallyport login URL --no-browser) and the flag package stops at
+// the first argument.
+func permute(commands []*cli.Command, args []string) []string {
+	for i := 1; i < len(args); i++ {
+		for _, c := range commands {
+			if c.HasName(args[i]) {
+				if len(c.Subcommands) > 0 {
+					return append(args[:i:i], permute(c.Subcommands, args[i:])...)
+				}
+				flags, rest := split(c.Flags, args[i+1:])
+				return append(append(args[:i+1:i+1], flags...), rest...)
+			}
+		}
+		return args
+	}
+	return args
+}
+
+func split(known []cli.Flag, args []string) (flags, rest []string) {
+	takesValue := map[string]bool{}
+	for _, f := range known {
+		_, isBool := f.(*cli.BoolFlag)
+		for _, n := range f.Names() {
+			takesValue[n] = !isBool
+		}
+	}
+	for i := 0; i < len(args); i++ {
+		a := args[i]
+		switch {
+		case a == "--":
+			return flags, append(rest, args[i+1:]...)
+		case len(a) < 2 || a[0] != '-':
+			rest = append(rest, a)
+		default:
+			flags = append(flags, a)
+			if takesValue[strings.TrimLeft(a, "-")] && i+1 < len(args) {
+				i++
+				flags = append(flags, args[i])
+			}
+		}
+	}
+	return flags, rest
+}

@@ -1,0 +1,121 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sallyport-mesh/sallyport/client/internal/localapi"
+	"github.com/sallyport-mesh/sallyport/pkg/overlay"
+)
+
+// pingTimeout bounds how long a status waits for a path's latency.
+const pingTimeout = 800 * time.Millisecond
+
+// Access tells the credential plugin whether a cluster is open.
+func (d *Daemon) Access(cluster string) localapi.Access {
+	var a localapi.Access
+	d.state.get(func(s *state) {
+		a.State, a.Problem = s.stage()
+		a.Open = slices.ContainsFunc(s.clusters, func(c localapi.Cluster) bool { return c.Name == cluster })
+	})
+	return a
+}
+
+// Settled waits until the device is on the overlay and the coordinator was heard,
+// or the session is over.
+func (d *Daemon) Settled(ctx context.Context) localapi.Status {
+	for {
+		var settled bool
+		changed := d.state.get(func(s *state) { settled = s.ended != "" || s.online != nil && s.synced })
+		if settled {
+			return d.Status(ctx)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return d.Status(ctx)
+		}
+	}
+}
+
+// Status tells what the daemon is doing.
+func (d *Daemon) Status(ctx context.Context) localapi.Status {
+	var st localapi.Status
+	var node Node
+	d.state.get(func(s *state) {
+		st.State, st.Problem = s.stage()
+		st.Connected, st.Revision = s.connected, s.revision
+		st.Clusters, st.Blocked = slices.Clone(s.clusters), s.blocked
+		st.Coordinator = s.profile.Link().URL
+		if session := s.profile.Session; session != nil {
+			st.UserName, st.UserID = session.UserName, session.UserID
+			st.DeviceID, st.SessionID, st.Expires = session.DeviceID, session.ID, session.Expires
+		}
+		node = s.online
+	})
+	st.PID, st.Version, st.Kubeconfig = os.Getpid(), d.cfg.Version, d.cfg.Kubeconfig
+	if node != nil {
+		addPaths(ctx, &st, node)
+	}
+	return st
+}
+
+// stage is the state in one word, and what is wrong, for people.
+func (s *state) stage() (localapi.State, string) {
+	problems := slices.DeleteFunc([]string{s.overlay, s.watch, s.context}, func(p string) bool { return p == "" })
+	switch {
+	case s.ended != "":
+		return localapi.Ended, s.ended
+	case s.online == nil:
+		return localapi.Joining, strings.Join(problems, "; ")
+	}
+	return localapi.Joined, strings.Join(problems, "; ")
+}
+
+// addPaths asks for each cluster's agents how packets reach them, all at once.
+func addPaths(ctx context.Context, st *localapi.Status, node Node) {
+	overlayStatus, err := node.Status(ctx)
+	if err != nil {
+		return
+	}
+	for _, a := range overlayStatus.Addrs {
+		st.Addresses = append(st.Addresses, a.String())
+	}
+	var wg sync.WaitGroup
+	for i := range st.Clusters {
+		wg.Go(func() { st.Clusters[i].Paths = paths(ctx, node, overlayStatus, st.Clusters[i].ServerName) })
+	}
+	wg.Wait()
+}
+
+func paths(ctx context.Context, node Node, st overlay.Status, name string) []localapi.Path {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	addrs, err := node.Resolve(ctx, name)
+	if err != nil {
+		return nil
+	}
+	addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !a.Is4() }) // one for each agent
+	out := make([]localapi.Path, len(addrs))
+	var wg sync.WaitGroup
+	for i, a := range addrs {
+		out[i] = localapi.Path{Address: a.String(), Kind: string(overlay.Idle)}
+		for _, p := range st.Peers {
+			if slices.Contains(p.Addrs, a) {
+				out[i].Kind = string(p.Path)
+			}
+		}
+		wg.Go(func() {
+			if pong, err := node.Ping(ctx, a); err == nil {
+				out[i].Kind, out[i].Endpoint, out[i].Latency = string(pong.Path), pong.Endpoint, pong.Latency
+			}
+		})
+	}
+	wg.Wait()
+	return out
+}
