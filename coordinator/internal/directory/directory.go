@@ -28,7 +28,7 @@ type Config struct {
 	// Hashing bounds how many passwords are hashed at a time, 19 MiB of memory
 	// each. 0 means one for each CPU.
 	Hashing int
-	// MaxSession bounds a session's lifetime. 0 means 24 hours.
+	// MaxSession bounds a session's lifetime. 0 means seven days.
 	MaxSession time.Duration
 	// PruneEvery is the time between two rounds of Prune. 0 means a minute.
 	PruneEvery time.Duration
@@ -74,7 +74,7 @@ func Open(ctx context.Context, cfg Config) (*Directory, error) {
 		d.log = slog.Default()
 	}
 	if d.maxSession == 0 {
-		d.maxSession = 24 * time.Hour
+		d.maxSession = 7 * 24 * time.Hour
 	}
 	if cfg.Hashing == 0 {
 		cfg.Hashing = runtime.GOMAXPROCS(0)

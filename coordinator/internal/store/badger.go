@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
-	"github.com/gofrs/flock"
+
+	"github.com/sallyport-mesh/sallyport/pkg/badgerdir"
 )
 
 // Config says where a Badger store is and how much it keeps.
@@ -44,7 +46,6 @@ type Badger struct {
 	minFree uint64
 
 	db   *badger.DB
-	lock *flock.Flock
 	mark *watermark
 	hub  *hub
 	log  *slog.Logger
@@ -96,7 +97,7 @@ func NewBadger(ctx context.Context, cfg Config) (*Badger, error) {
 	}
 	s, err := open(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("opening store %s: %w", cfg.Dir, err)
+		return nil, fmt.Errorf("opening store: %w", err)
 	}
 	go s.commitLoop()
 	return s, nil
@@ -106,22 +107,7 @@ func open(cfg Config) (_ *Badger, err error) {
 	if cfg.Dir == "" {
 		return nil, errors.New("no directory given")
 	}
-	if err := prepareDir(cfg.Dir); err != nil {
-		return nil, err
-	}
-	lock, err := lockDir(cfg.Dir)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			lock.Unlock()
-		}
-	}()
-	if err := removeEmptyFiles(cfg.Dir, cfg.Log); err != nil {
-		return nil, err
-	}
-	db, err := badger.Open(badgerOptions(cfg))
+	db, err := badgerdir.Open(profile(cfg.Dir), cfg.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -130,9 +116,13 @@ func open(cfg Config) (_ *Badger, err error) {
 			db.Close()
 		}
 	}()
+	// Badger makes a directory, and leaves one that is there, open to read.
+	if err := os.Chmod(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("closing the directory to others: %w", err)
+	}
 	h, err := check(db)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", cfg.Dir, err)
 	}
 	mark, err := openWatermark(cfg.Dir, h.revision, cfg.Log)
 	if err != nil {
@@ -140,7 +130,7 @@ func open(cfg Config) (_ *Badger, err error) {
 	}
 	return &Badger{
 		dir: cfg.Dir, minFree: cfg.MinFree,
-		db: db, lock: lock, mark: mark, log: cfg.Log,
+		db: db, mark: mark, log: cfg.Log,
 		hub:     newHub(h.revision, cfg.KeepCommits),
 		updates: make(chan *update),
 		closing: make(chan struct{}),
@@ -149,26 +139,14 @@ func open(cfg Config) (_ *Badger, err error) {
 	}, nil
 }
 
-// badgerOptions is the small profile: about 60 MiB resident in all.
-func badgerOptions(cfg Config) badger.Options {
-	return badger.DefaultOptions(cfg.Dir).
-		WithSyncWrites(true).
-		WithDetectConflicts(false). // there is one writer
+// profile is the common one with room for larger transactions: the directory's
+// changes are rare, and a bundle is one value. About 60 MiB resident in all.
+func profile(dir string) badger.Options {
+	return badgerdir.Profile(dir).
 		WithNumVersionsToKeep(1).
 		WithMemTableSize(memTable).
-		WithNumMemtables(2).
 		WithValueThreshold(threshold).
-		WithValueLogFileSize(16 << 20).
-		WithBaseTableSize(2 << 20).
-		WithBlockCacheSize(8 << 20).
-		WithIndexCacheSize(8 << 20).
-		WithNumCompactors(2).
-		WithNumLevelZeroTables(4).
-		WithNumLevelZeroTablesStall(8).
-		WithCompression(options.Snappy).
-		WithChecksumVerificationMode(options.OnTableAndBlockRead).
-		WithMetricsEnabled(false).
-		WithLogger(badgerLog{cfg.Log})
+		WithChecksumVerificationMode(options.OnTableAndBlockRead)
 }
 
 // head is what the last commit says of the whole.
@@ -293,7 +271,7 @@ func (s *Badger) Close() error {
 	close(s.closing)
 	<-s.done
 	s.hub.close(ErrClosed)
-	err := errors.Join(s.db.Close(), s.mark.close(), s.lock.Unlock())
+	err := errors.Join(s.db.Close(), s.mark.close())
 	if err != nil {
 		return fmt.Errorf("closing store: %w", err)
 	}

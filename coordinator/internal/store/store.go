@@ -10,6 +10,8 @@ package store
 import (
 	"context"
 	"errors"
+
+	"github.com/sallyport-mesh/sallyport/pkg/badgerdir"
 )
 
 // Store is what the coordinator builds on. Implementations: NewBadger.
@@ -25,8 +27,8 @@ type Store interface {
 	Update(ctx context.Context, f func(Txn) error) (uint64, error)
 
 	// Watch sends every commit after revision from, in order, until ctx ends.
-	// The channel is closed early only with ErrCompacted as Err (see Watcher):
-	// the caller then reads everything again.
+	// The channel is closed early with ErrCompacted as Err (see Watcher), and the
+	// caller then reads everything again, or with ErrClosed.
 	Watch(ctx context.Context, from uint64) Watcher
 
 	Close() error
@@ -79,4 +81,4 @@ type Watcher interface {
 var ErrCompacted = errors.New("revision is no longer kept: read everything again")
 
 // ErrLocked says that another process holds the data directory.
-var ErrLocked = errors.New("another process holds this data directory")
+var ErrLocked = badgerdir.ErrLocked
