@@ -1,0 +1,112 @@
+package serviceaccount
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Run sweeps what a crash left behind, then lends: it renews tokens ahead of
+// time, removes what is idle or has expired, and repairs what others change,
+// until ctx ends. It is called once. What exists then stays, on record, for the
+// next start.
+func (m *Minter) Run(ctx context.Context) error {
+	defer m.ledger.close()
+	if err := m.prepareAtLast(ctx); err != nil {
+		return err
+	}
+	close(m.ready)
+	m.watch(ctx)
+	go m.repairAll(ctx)
+	go m.attend(ctx)
+	tick := time.NewTicker(m.cfg.Tick)
+	defer tick.Stop()
+	for {
+		if err := m.tick(ctx); err != nil && ctx.Err() == nil {
+			m.cfg.Log.Warn("looking after accounts failed; trying again", "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// prepareAtLast prepares, however long the apiserver is away.
+func (m *Minter) prepareAtLast(ctx context.Context) error {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 15*time.Second) {
+		err := m.prepare(ctx)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		m.cfg.Log.Warn("the cluster is not ready for accounts; trying again", "error", err, "in", wait)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// tick looks at every account once. Where nothing is due it costs the cluster
+// nothing.
+func (m *Minter) tick(ctx context.Context) error {
+	var errs []error
+	m.accounts.Range(func(_, v any) bool {
+		errs = append(errs, m.attendTo(ctx, v.(*account)))
+		return ctx.Err() == nil
+	})
+	return errors.Join(errs...)
+}
+
+func (m *Minter) attendTo(ctx context.Context, a *account) error {
+	if err := a.acquire(ctx); err != nil {
+		return err
+	}
+	defer a.release()
+	if a.record.empty() {
+		return nil
+	}
+	unused := func() time.Duration { return time.Since(time.Unix(0, a.used.Load())) }
+	l := a.lent.Load()
+	switch {
+	case unused() > m.cfg.Idle:
+		a.lent.Store(nil)
+		if unused() <= m.cfg.Idle { // a request came in between; see Token
+			return nil
+		}
+		m.cfg.Log.Info("account is idle", "user", a.user, "account", a.record.Account)
+		return m.remove(ctx, a)
+	case l != nil && unused() > tokenSeconds*time.Second:
+		a.lent.Store(nil) // the next request asks for a token; until then none is needed
+	}
+	return m.lookAfterLocked(ctx, a)
+}
+
+// attend keeps this replica's lease, and looks after those that are gone.
+func (m *Minter) attend(ctx context.Context) {
+	w := newLeases(m.client, m.cfg.AgentID)
+	every := m.sweepEvery()
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		err := w.renew(ctx)
+		if leads, e := w.lead(ctx, 3*every); e != nil {
+			err = errors.Join(err, e)
+		} else if leads {
+			err = errors.Join(err, m.sweepGone(ctx, w))
+		}
+		if err != nil && ctx.Err() == nil {
+			m.cfg.Log.Warn("looking after replicas failed; trying again", "error", err)
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
