@@ -40,6 +40,9 @@ func edit(data []byte, owner string, want []Entry) ([]byte, Change, error) {
 		return nil, Change{}, err
 	}
 
+	if is, err := meaning(root); err == nil && reflect.DeepEqual(is, expected) {
+		return data, change, nil
+	}
 	for _, way := range []func([]byte, string, []Entry) ([]byte, error){editText, editTree} {
 		out, err := way(data, owner, want)
 		if err != nil {

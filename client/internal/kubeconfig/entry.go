@@ -134,6 +134,7 @@ func render(items []any, indent int) (string, error) {
 	var b bytes.Buffer
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
+	enc.CompactSeqIndent()
 	if err := enc.Encode(items); err != nil {
 		return "", fmt.Errorf("encoding kubeconfig entries: %w", err)
 	}

@@ -192,6 +192,7 @@ func editTree(data []byte, owner string, want []Entry) ([]byte, error) {
 	var b bytes.Buffer
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
+	enc.CompactSeqIndent()
 	if err := enc.Encode(root); err != nil {
 		return nil, fmt.Errorf("encoding kubeconfig: %w", err)
 	}
