@@ -14,9 +14,6 @@ const maxHeader = 32 << 10
 // API without headers; the apiserver takes it where the one in Authorization fails.
 const bearerSubprotocol = "base64url.bearer.authorization.k8s.io."
 
-// ownHeaderPrefix marks headers that only Sallyport sets.
-const ownHeaderPrefix = "X-Sallyport-"
-
 // hopByHop are headers of one connection: RFC 9110 section 7.6.1, and what
 // older clients send. The client's own Connection list is never consulted:
 // it could name headers that we set (CVE-2021-31999, CVE-2022-23652).
@@ -34,35 +31,54 @@ var dropped = map[string]bool{
 	"Traceparent": true, "Tracestate": true, "Baggage": true,
 }
 
-// checkHeaders refuses what claims an identity. Go has canonicalised the names
-// that are valid tokens and refused the others; the comparison is on the lower
-// case nevertheless, as h2 and odd spellings reach here too.
+// checkHeaders refuses what claims an identity, in any case, and with '_' for
+// '-', which some servers take for the same.
 func checkHeaders(h http.Header) *refusal {
 	for name, values := range h {
-		lower := strings.ToLower(name)
 		switch {
-		case strings.HasPrefix(lower, "impersonate-") || lower == "impersonate":
+		case hasPrefixFold(name, "impersonate-"):
 			return impersonation()
-		case strings.HasPrefix(lower, "x-remote-") || lower == "x-remote":
+		case hasPrefixFold(name, "x-remote-"):
 			return forbidden("the header " + name + " claims an identity, and only a client certificate is one here")
-		case lower == "authorization" || lower == "proxy-authorization":
+		case equalFold(name, "authorization"), equalFold(name, "proxy-authorization"):
 			return forbidden("the header " + name + " claims an identity, and only a client certificate is one here: remove the token or password from this kubeconfig user")
-		case strings.HasPrefix(lower, strings.ToLower(ownHeaderPrefix)):
+		case hasPrefixFold(name, "x-sallyport-"):
 			return forbidden("the header " + name + " is Sallyport's own")
-		case lower == "x-http-method-override" || lower == "x-http-method" || lower == "x-method-override":
+		case equalFold(name, "x-http-method-override"), equalFold(name, "x-http-method"), equalFold(name, "x-method-override"):
 			return badRequest("the header " + name + " would give the request a second method")
-		case lower == "sec-websocket-protocol":
+		case equalFold(name, "sec-websocket-protocol"):
 			for _, protocol := range splitList(values) {
-				if strings.HasPrefix(strings.ToLower(protocol), bearerSubprotocol) {
+				if hasPrefixFold(protocol, bearerSubprotocol) {
 					return forbidden("Sec-WebSocket-Protocol carries a bearer token, and only a client certificate is an identity here")
 				}
 			}
-		case strings.ContainsRune(lower, '_') && strings.HasPrefix(strings.ReplaceAll(lower, "_", "-"), "impersonate-"):
-			return impersonation()
 		}
 	}
 	return nil
 }
+
+// hasPrefixFold is strings.HasPrefix for a lower-case prefix, whatever the case
+// of s and with its '_' taken for '-'.
+func hasPrefixFold(s, prefix string) bool {
+	if len(s) < len(prefix) {
+		return false
+	}
+	for i := 0; i < len(prefix); i++ {
+		c := s[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c == '_' {
+			c = '-'
+		}
+		if c != prefix[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func equalFold(s, lower string) bool { return len(s) == len(lower) && hasPrefixFold(s, lower) }
 
 // upstreamHeaders is what of the client's headers goes on. It shares the
 // values with h and never changes them.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metainternalversionscheme "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -88,14 +89,9 @@ func parse(r *http.Request) (*reading, *refusal) {
 // resolve turns target and query into attributes, by Kubernetes' RequestInfo
 // where that has one reading.
 func (q *reading) resolve(query url.Values) *refusal {
-	watch, bad := checkQuery(query)
-	if bad != nil {
-		return bad
-	}
-	info, err := requestInfo.NewRequestInfo(&http.Request{
-		Method: q.method,
-		URL:    &url.URL{Path: q.target.path, RawQuery: q.target.rawQuery},
-	})
+	// Without the query: RequestInfo would log one that it cannot read, and go
+	// on with a list of everything. What it takes from there is read below.
+	info, err := requestInfo.NewRequestInfo(&http.Request{Method: q.method, URL: &url.URL{Path: q.target.path}})
 	if err != nil {
 		return badRequest("the path names no resource")
 	}
@@ -115,42 +111,41 @@ func (q *reading) resolve(query url.Values) *refusal {
 	q.verb = info.Verb
 	q.attrs = policy.Attributes{
 		ResourceRequest: true,
-		Verb:            info.Verb,
 		APIGroup:        info.APIGroup,
 		APIVersion:      info.APIVersion,
 		Resource:        info.Resource,
 		Subresource:     info.Subresource,
 		Namespace:       info.Namespace,
+		Name:            info.Name,
+		Upgrade:         q.upgrade != "",
 	}
 	q.proxied = info.APIGroup == "" && info.Subresource == "proxy"
-	if len(info.Parts) >= 2 {
-		q.attrs.Name = info.Parts[1]
-	}
-	if len(info.Parts) > 3 && !q.proxied {
-		return badRequest("the path goes on behind a subresource")
-	}
-
-	if !q.proxied {
-		// In a proxied request the query is the backend's.
-		switch {
-		case viaPrefix && watch == "false":
-			return badRequest("the path says watch and the query says not to")
-		case watch == "true" && info.Verb != "watch":
-			return badRequest("'watch' is asked for where nothing can be watched")
-		}
-		if bad := q.selectName(query, viaPrefix); bad != nil {
+	if !q.proxied { // there, path and query are the backend's
+		watch, bad := checkQuery(query)
+		if bad != nil {
 			return bad
 		}
+		if len(info.Parts) > 3 {
+			return badRequest("the path goes on behind a subresource")
+		}
+		if !viaPrefix {
+			if bad := q.readSelection(query); bad != nil {
+				return bad
+			}
+		}
+		if (watch == "true" && q.verb != "watch") || (watch == "false" && q.verb == "watch") {
+			return badRequest("the query says of 'watch' what the rest of the request does not")
+		}
 	}
 
-	q.attrs.Upgrade = q.upgrade != ""
+	q.attrs.Verb = q.verb
 	if isExec(q.attrs) {
 		// An exec is an exec by GET over a WebSocket too: whoever may only read
 		// pods/* must not get one because RequestInfo calls a GET "get".
 		q.attrs.Verb = "create"
 		q.command = query["command"]
 	}
-	q.streams = info.Verb == "watch" || q.upgrade != "" || q.proxied ||
+	q.streams = q.verb == "watch" || q.upgrade != "" || q.proxied ||
 		(q.attrs.Subresource == "log" && isTrue(query.Get("follow")))
 	q.review = reviewOf(q.attrs)
 	return nil
@@ -220,33 +215,36 @@ func checkNames(info *apirequest.RequestInfo) *refusal {
 	return nil
 }
 
-// selectName finds an exact metadata.name in the field selector. RequestInfo
-// does so for lists and watches; deletecollection needs it as well.
-func (q *reading) selectName(query url.Values, viaPrefix bool) *refusal {
-	switch q.verb {
-	case "list", "watch", "deletecollection":
-	default:
+// readSelection reads what Kubernetes takes from the query of a request for many
+// objects: whether it is a watch, and the exact metadata.name of its field
+// selector. RequestInfo does so for lists and watches, and with an error here
+// decides an unselected list; the apiserver would refuse it, so we do.
+// Below /watch/ no authorizer honours selectors.
+func (q *reading) readSelection(query url.Values) *refusal {
+	var selector fields.Selector
+	switch {
+	case len(query) == 0:
 		return nil
-	}
-	if q.method == http.MethodGet && len(query) > 0 {
-		// RequestInfo falls back to an unselected list when it cannot read the
-		// options; the apiserver would refuse them, so we do.
+	case q.verb == "list":
 		var opts metainternalversion.ListOptions
 		if err := metainternalversionscheme.ParameterCodec.DecodeParameters(query, metav1.SchemeGroupVersion, &opts); err != nil {
 			return badRequest("the list options cannot be read")
 		}
+		if opts.Watch {
+			q.verb = "watch"
+		}
+		selector = opts.FieldSelector
+	case q.verb == "deletecollection" && query.Get("fieldSelector") != "":
+		var err error
+		if selector, err = fields.ParseSelector(query.Get("fieldSelector")); err != nil {
+			return badRequest("the field selector cannot be read")
+		}
 	}
-	selector := query.Get("fieldSelector")
-	if selector == "" || viaPrefix || q.attrs.Name != "" {
-		// Kubernetes' authorizer honours no selectors below /watch/ either.
+	if selector == nil {
 		return nil
 	}
-	parsed, err := fields.ParseSelector(selector)
-	if err != nil {
-		return badRequest("the field selector cannot be read")
-	}
-	if name, ok := parsed.RequiresExactMatch("metadata.name"); ok && name != "" {
-		if name == "." || name == ".." || strings.ContainsAny(name, "/%") {
+	if name, ok := selector.RequiresExactMatch("metadata.name"); ok && name != "" {
+		if len(content.IsPathSegmentName(name)) != 0 {
 			return badRequest("the field selector names no object")
 		}
 		q.attrs.SelectedName = name
