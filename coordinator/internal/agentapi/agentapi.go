@@ -18,7 +18,7 @@ type Config struct {
 	// Watch sends bundles and heartbeats to an agent until ctx ends.
 	Watch func(ctx context.Context, agentID string, req *apiv1.AgentWatchRequest, send func(*apiv1.AgentDirective) error) error
 	// Confirm notes how far an agent has put a bundle into effect.
-	Confirm func(ctx context.Context, agentID string, req *apiv1.ConfirmRequest) error
+	Confirm func(agentID string, req *apiv1.ConfirmRequest) error
 	// Append takes in audit records; its errors are statuses already.
 	Append func(ctx context.Context, agent *apiv1.Agent, cluster *apiv1.Cluster, req *apiv1.AppendRequest) (*apiv1.AppendResponse, error)
 }
@@ -54,7 +54,7 @@ func (s *Server) Confirm(ctx context.Context, req *connect.Request[apiv1.Confirm
 	if err != nil {
 		return nil, err
 	}
-	if err := s.cfg.Confirm(ctx, from.Agent.Id, req.Msg); err != nil {
+	if err := s.cfg.Confirm(from.Agent.Id, req.Msg); err != nil {
 		return nil, status.Of(err)
 	}
 	return connect.NewResponse(&apiv1.ConfirmResponse{}), nil

@@ -156,6 +156,9 @@ func (a *Authority) RootPEM() string { return string(pki.EncodeChain(a.root)) }
 // UserCAs are the certificates, DER, that issue users' certificates.
 func (a *Authority) UserCAs() [][]byte { return [][]byte{a.users.cert.Raw} }
 
+// AgentCAs are the certificates, DER, that issue agents' certificates.
+func (a *Authority) AgentCAs() [][]byte { return [][]byte{a.agents.cert.Raw} }
+
 // Users verifies users' certificates, Agents agents'. Each trusts its own
 // issuing certificate and no other.
 func (a *Authority) Users() *x509.CertPool { return pool(a.users.cert) }

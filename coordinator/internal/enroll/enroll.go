@@ -47,8 +47,6 @@ type Config struct {
 	Introspect func(ctx context.Context, token string) (userID string, err error)
 	// AuthKey makes a single-use overlay auth key for a member.
 	AuthKey func(ctx context.Context, memberID string, ttl time.Duration) (string, error)
-	// Overlay waits until the overlay knows a member that was just added.
-	Overlay func(ctx context.Context, revision uint64) error
 	// Record puts an issuance on record, durably.
 	Record func(ctx context.Context, e *audit.Event) error
 	// Discover is what everyone may know.
@@ -121,8 +119,7 @@ func (s *Server) EnrollDevice(ctx context.Context, req *connect.Request[apiv1.En
 		return nil, status.Of(err)
 	}
 	serial := issued.Leaf.SerialNumber.Text(16)
-	_, revision, err := s.cfg.Directory.SetSessionSerial(ctx, session.Id, serial)
-	if err != nil {
+	if _, _, err := s.cfg.Directory.SetSessionSerial(ctx, session.Id, serial); err != nil {
 		return nil, status.Of(err)
 	}
 	who := &caller.Caller{User: user, Device: device, Session: session, Serial: serial, Addr: req.Peer().Addr}
@@ -130,9 +127,6 @@ func (s *Server) EnrollDevice(ctx context.Context, req *connect.Request[apiv1.En
 		return nil, connect.NewError(connect.CodeUnavailable, fmt.Errorf("no certificate, since it could not be put on record: %w", err))
 	}
 	// 5. The way into the overlay.
-	if err := s.cfg.Overlay(ctx, revision); err != nil {
-		return nil, status.Of(err)
-	}
 	authKey, err := s.cfg.AuthKey(ctx, device.Id, authKeyTTL)
 	if err != nil {
 		return nil, status.Of(fmt.Errorf("making overlay auth key: %w", err))
@@ -157,14 +151,14 @@ func (s *Server) EnrollAgent(ctx context.Context, req *connect.Request[apiv1.Enr
 		return nil, status.Of(err)
 	}
 	// 2. The token, once.
-	agent, revision, err := s.cfg.Directory.RedeemJoinToken(ctx, directory.Join{
+	agent, _, err := s.cfg.Directory.RedeemJoinToken(ctx, directory.Join{
 		Token: m.JoinToken, KubeSystemUID: m.KubeSystemUid, KeySHA256: sum, CheckpointVKey: m.CheckpointVkey, Version: m.Version,
 	})
 	if err != nil {
 		s.cfg.Log.Warn("agent refused", "addr", req.Peer().Addr, "err", err)
 		return nil, status.Of(err)
 	}
-	return s.issueAgent(ctx, "issue.agent", agent, revision, m.Csr, req.Peer().Addr)
+	return s.issueAgent(ctx, "issue.agent", agent, m.Csr, req.Peer().Addr)
 }
 
 // RenewAgent issues anew for a key that is enrolled.
@@ -186,14 +180,14 @@ func (s *Server) RenewAgent(ctx context.Context, req *connect.Request[apiv1.Rene
 	if err != nil {
 		return nil, status.Of(err)
 	}
-	agent, revision, err := s.cfg.Directory.RenewAgent(ctx, m.AgentId, sum, "")
+	agent, _, err := s.cfg.Directory.RenewAgent(ctx, m.AgentId, sum, "")
 	if err != nil {
 		return nil, status.Of(err)
 	}
-	return s.issueAgent(ctx, "renew.agent", agent, revision, m.Csr, req.Peer().Addr)
+	return s.issueAgent(ctx, "renew.agent", agent, m.Csr, req.Peer().Addr)
 }
 
-func (s *Server) issueAgent(ctx context.Context, kind string, agent *apiv1.Agent, revision uint64, csr []byte, addr string) (*connect.Response[apiv1.EnrollAgentResponse], error) {
+func (s *Server) issueAgent(ctx context.Context, kind string, agent *apiv1.Agent, csr []byte, addr string) (*connect.Response[apiv1.EnrollAgentResponse], error) {
 	snap := s.cfg.Directory.Snapshot()
 	cluster := snap.Clusters[agent.ClusterId]
 	if cluster == nil {
@@ -210,9 +204,6 @@ func (s *Server) issueAgent(ctx context.Context, kind string, agent *apiv1.Agent
 	who := &caller.Caller{Agent: agent, Cluster: cluster, Serial: issued.Leaf.SerialNumber.Text(16), Addr: addr}
 	if err := s.cfg.Record(ctx, who.Event(kind, "agent "+agent.Id, s.cfg.Now())); err != nil {
 		return nil, connect.NewError(connect.CodeUnavailable, fmt.Errorf("no certificate, since it could not be put on record: %w", err))
-	}
-	if err := s.cfg.Overlay(ctx, revision); err != nil {
-		return nil, status.Of(err)
 	}
 	authKey, err := s.cfg.AuthKey(ctx, agent.Id, authKeyTTL)
 	if err != nil {
