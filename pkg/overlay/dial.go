@@ -89,7 +89,9 @@ func (n *Node) readNames(ctx context.Context) (map[string][]netip.Addr, error) {
 		names[name] = append(names[name], p.TailscaleIPs...)
 	}
 	for _, r := range dns.ExtraRecords {
-		if a, err := netip.ParseAddr(r.Value); err == nil {
+		a, err := netip.ParseAddr(r.Value)
+		// tsnet dials an address that is no peer's on the host's own network.
+		if _, peer := online[a]; err == nil && peer {
 			name := canonical(r.Name)
 			names[name] = append(names[name], a)
 		}

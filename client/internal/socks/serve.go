@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,8 +20,8 @@ const dialTimeout = 15 * time.Second
 // Config of a proxy.
 type Config struct {
 	Credentials Credentials
-	// Domain is the overlay's DNS suffix, without a leading dot: the names that
-	// may be dialled. Asked for at every connection.
+	// Domain is the overlay's DNS suffix, without a leading dot: only names under
+	// it are dialled. Asked for at every connection.
 	Domain func() string
 	// Dial goes over the overlay only.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -31,7 +30,7 @@ type Config struct {
 }
 
 // ErrNotOverlay is why a target is refused.
-var ErrNotOverlay = errors.New("not a name or address of the overlay")
+var ErrNotOverlay = errors.New("not a name of the overlay")
 
 // Serve proxies until ctx ends, and then closes the listener and every connection.
 func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
@@ -77,12 +76,9 @@ func dial(ctx context.Context, cfg Config, network, addr string) (net.Conn, erro
 	return cfg.Dial(ctx, "tcp", addr)
 }
 
-// Prefixes that nodes of the overlay have their addresses in.
-var prefixes = []netip.Prefix{
-	netip.MustParsePrefix("100.64.0.0/10"),
-	netip.MustParsePrefix("fd7a:115c:a1e0::/48"),
-}
-
+// check lets names of the overlay pass and nothing else: an address could be one
+// of the local network too (100.64.0.0/10 is used by providers), a name under the
+// overlay's domain is resolved by the overlay alone.
 func check(network, addr, domain string) error {
 	if network != "tcp" {
 		return fmt.Errorf("%s: %w", network, ErrNotOverlay)
@@ -92,14 +88,6 @@ func check(network, addr, domain string) error {
 		return ErrNotOverlay
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return ErrNotOverlay
-	}
-	if ip, err := netip.ParseAddr(host); err == nil {
-		for _, p := range prefixes {
-			if ip.Zone() == "" && p.Contains(ip) {
-				return nil
-			}
-		}
 		return ErrNotOverlay
 	}
 	label, ok := strings.CutSuffix(strings.ToLower(host), "."+strings.ToLower(domain))
