@@ -1,0 +1,141 @@
+package play
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Person is somebody with a device: a SALLYPORT_HOME and a kubeconfig.
+type Person struct {
+	Name     string
+	Password string
+	Home     string
+	Daemon   *Process
+
+	w *World
+}
+
+// Person is that person on this machine, from an earlier start or new.
+func (w *World) Person(name string) (*Person, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if p, ok := w.People[name]; ok {
+		return p, nil
+	}
+	p := &Person{Name: name, Home: filepath.Join(w.Dir, "people", name), w: w}
+	if err := os.MkdirAll(p.Home, 0o700); err != nil {
+		return nil, err
+	}
+	var err error
+	if p.Password, err = secret(filepath.Join(w.Dir, "people", name+".password")); err != nil {
+		return nil, err
+	}
+	w.People[name] = p
+	return p, nil
+}
+
+// Env is the environment that a shell of this person has.
+func (p *Person) Env() []string {
+	return append(p.w.overlayEnv(),
+		"SALLYPORT_HOME="+p.Home,
+		"KUBECONFIG="+filepath.Join(p.Home, "kubeconfig"),
+		"PATH="+p.w.Bin+string(os.PathListSeparator)+filepath.Dir(p.w.Kubectl)+string(os.PathListSeparator)+os.Getenv("PATH"),
+	)
+}
+
+// Run runs one of our binaries as this person.
+func (p *Person) Run(ctx context.Context, program string, args ...string) (Result, error) {
+	return run(ctx, p.Env(), nil, p.w.bin(program), args...)
+}
+
+// RunIn is Run with something on standard input.
+func (p *Person) RunIn(ctx context.Context, stdin, program string, args ...string) (Result, error) {
+	return run(ctx, p.Env(), []byte(stdin), p.w.bin(program), args...)
+}
+
+// KubectlWith is Kubectl with more in its environment.
+func (p *Person) KubectlWith(ctx context.Context, env []string, args ...string) (Result, error) {
+	return run(ctx, append(p.Env(), env...), nil, p.w.Kubectl, args...)
+}
+
+// Kubectl runs plain kubectl as this person.
+func (p *Person) Kubectl(ctx context.Context, args ...string) (Result, error) {
+	return run(ctx, p.Env(), nil, p.w.Kubectl, args...)
+}
+
+// KubectlIn is Kubectl with something on standard input.
+func (p *Person) KubectlIn(ctx context.Context, stdin string, args ...string) (Result, error) {
+	return run(ctx, p.Env(), []byte(stdin), p.w.Kubectl, args...)
+}
+
+// Start starts kubectl and leaves it running, its output in a file.
+func (p *Person) Start(name string, args ...string) (*Process, error) {
+	return start(p.Name+" "+name, filepath.Join(p.w.Dir, "logs", p.Name+"-"+name+".log"), p.Env(), p.w.Kubectl, args...)
+}
+
+// Login runs `sallyport login` and does in the browser what the person would.
+func (p *Person) Login(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, p.w.bin("sallyport"), "login", "--no-browser", p.w.Coordinator.Login)
+	cmd.Env = append(os.Environ(), p.Env()...)
+	var said strings.Builder
+	cmd.Stdout = &said
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	lines := bufio.NewScanner(stderr)
+	address := ""
+	for address == "" && lines.Scan() {
+		said.WriteString(lines.Text() + "\n")
+		if line := strings.TrimSpace(lines.Text()); strings.HasPrefix(line, "https://") {
+			address = line
+		}
+	}
+	var browser error
+	if address == "" {
+		browser = errors.New("it printed no address to open")
+	} else {
+		browser = submitLogin(ctx, address, p.w.Coordinator.Root, p.Name, p.Password)
+	}
+	if browser != nil {
+		cancel() // nobody will come back to the loopback page
+	}
+	rest, readErr := io.ReadAll(stderr)
+	said.Write(rest)
+	if err := errors.Join(browser, readErr, cmd.Wait()); err != nil {
+		return fmt.Errorf("logging in as %s: %w\n%s", p.Name, err, said.String())
+	}
+	return nil
+}
+
+// Up runs the person's daemon until it is joined and its contexts are written.
+func (p *Person) Up(ctx context.Context) error {
+	d, err := start("daemon of "+p.Name, filepath.Join(p.w.Dir, "logs", "daemon-"+p.Name+".log"), p.Env(), p.w.bin("sallyport"), "up", "--foreground")
+	if err != nil {
+		return err
+	}
+	p.Daemon = d
+	return until(ctx, d, func() error {
+		_, err := p.Run(ctx, "sallyport", "status")
+		return err
+	})
+}
+
+// Contexts lists the person's kubectl contexts.
+func (p *Person) Contexts(ctx context.Context) ([]string, error) {
+	r, err := p.Kubectl(ctx, "config", "get-contexts", "-o", "name")
+	return strings.Fields(r.Stdout), err
+}
