@@ -75,7 +75,7 @@ func (cfg Config) Identify(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := cfg.read(r.TLS)
 		c.Addr = r.RemoteAddr
-		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, c)))
+		h.ServeHTTP(w, r.WithContext(With(r.Context(), c)))
 	})
 }
 
@@ -83,11 +83,14 @@ func (cfg Config) Identify(h http.Handler) http.Handler {
 func Local(uid uint32, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := &Caller{Local: true, LocalUID: uid, Addr: "local socket"}
-		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, c)))
+		h.ServeHTTP(w, r.WithContext(With(r.Context(), c)))
 	})
 }
 
 type key struct{}
+
+// With says that c calls.
+func With(ctx context.Context, c *Caller) context.Context { return context.WithValue(ctx, key{}, c) }
 
 // From says who calls; never nil.
 func From(ctx context.Context) *Caller {

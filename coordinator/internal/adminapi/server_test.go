@@ -1,0 +1,272 @@
+package adminapi
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"connectrpc.com/connect"
+
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/caller"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/directory"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/store/storetest"
+	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
+	"github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1/apiv1connect"
+	"github.com/sallyport-mesh/sallyport/pkg/apiclient"
+	"github.com/sallyport-mesh/sallyport/pkg/audit"
+	"github.com/sallyport-mesh/sallyport/pkg/policy"
+)
+
+// service is the admin service on a real directory, called over HTTP by whoever
+// the test says.
+type service struct {
+	apiv1connect.AdminServiceClient
+	dir *directory.Directory
+
+	mu      sync.Mutex
+	caller  *caller.Caller
+	records []*audit.Event
+	diskErr error
+}
+
+func newService(t *testing.T) *service {
+	t.Helper()
+	dir, err := directory.Open(t.Context(), directory.Config{Store: storetest.New(t), Builtin: policy.Builtin()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &service{dir: dir, caller: &caller.Caller{Local: true}}
+	server := New(Config{
+		Directory: dir,
+		Effects: func(_ context.Context, rev uint64, send func(*apiv1.Effect) error) error {
+			return send(&apiv1.Effect{Kind: &apiv1.Effect_Committed{Committed: &apiv1.Committed{Revision: rev}}})
+		},
+		Agent:          func(string) *apiv1.AgentStatus { return &apiv1.AgentStatus{} },
+		Addresses:      func(string) (bool, []string) { return false, nil },
+		BundleRevision: func(string) uint64 { return 0 },
+		Search: func(_ context.Context, _ *apiv1.SearchAuditRequest, clusters []string, send func(*apiv1.AuditRecord) error) error {
+			return send(&apiv1.AuditRecord{Cluster: strings.Join(clusters, ",")})
+		},
+		Record: func(_ context.Context, e *audit.Event) error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.diskErr != nil {
+				return s.diskErr
+			}
+			s.records = append(s.records, e)
+			return nil
+		},
+		JoinToken:  func(secret string) string { return "token:" + secret },
+		WelcomeURL: func(secret string) string { return "https://example.test/welcome?token=" + secret },
+		Log:        slog.Default(),
+	})
+	_, handler := apiv1connect.NewAdminServiceHandler(server)
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		c := s.caller
+		s.mu.Unlock()
+		handler.ServeHTTP(w, r.WithContext(caller.With(r.Context(), c)))
+	}))
+	t.Cleanup(web.Close)
+	s.AdminServiceClient = apiv1connect.NewAdminServiceClient(web.Client(), web.URL)
+	return s
+}
+
+// as makes the calls that follow come from a user.
+func (s *service) as(t *testing.T, name string) {
+	t.Helper()
+	u, err := s.dir.Snapshot().User(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.caller = &caller.Caller{User: u}
+}
+
+func must[T any](t *testing.T) func(T, error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// fill adds what the tests work on: projects aws and gcp with a cluster each,
+// virat who manages aws, shivam who is nobody.
+func (s *service) fill(t *testing.T) {
+	t.Helper()
+	ctx := t.Context()
+	for _, name := range []string{"alice", "virat", "shivam"} {
+		must[*connect.Response[apiv1.CreateUserResponse]](t)(s.CreateUser(ctx, connect.NewRequest(&apiv1.CreateUserRequest{Name: name})))
+	}
+	for _, p := range []string{"aws", "gcp"} {
+		must[*connect.Response[apiv1.Project]](t)(s.CreateProject(ctx, connect.NewRequest(&apiv1.CreateProjectRequest{Name: p})))
+		must[*connect.Response[apiv1.CreateClusterResponse]](t)(s.CreateCluster(ctx, connect.NewRequest(&apiv1.CreateClusterRequest{Name: "edge-" + p, Project: p, Ceiling: "admin"})))
+	}
+	must[*connect.Response[apiv1.BindAdminResponse]](t)(s.BindAdmin(ctx, connect.NewRequest(&apiv1.BindAdminRequest{User: "virat", Role: "project-manager", Project: "aws"})))
+	must[*connect.Response[apiv1.BindAdminResponse]](t)(s.BindAdmin(ctx, connect.NewRequest(&apiv1.BindAdminRequest{User: "alice", Role: "administrator"})))
+}
+
+func (s *service) suspend(t *testing.T, user, project string) error {
+	t.Helper()
+	stream, err := s.SuspendUser(t.Context(), connect.NewRequest(&apiv1.SuspendUserRequest{User: user, Project: project}))
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	for stream.Receive() {
+	}
+	return stream.Err()
+}
+
+func TestProjectManagerSuspendsOnlyInTheProject(t *testing.T) {
+	s := newService(t)
+	s.fill(t)
+	s.as(t, "virat")
+	if err := s.suspend(t, "shivam", "aws"); err != nil {
+		t.Errorf("in the own project: %v", err)
+	}
+	for _, project := range []string{"gcp", "", "no-such-project"} {
+		if err := s.suspend(t, "shivam", project); connect.CodeOf(err) != connect.CodePermissionDenied {
+			t.Errorf("in %q: %v", project, err)
+		}
+	}
+	snap := s.dir.Snapshot()
+	shivam := must[*apiv1.User](t)(snap.User("shivam"))
+	if shivam.Suspended || len(must[*apiv1.Project](t)(snap.Project("gcp")).SuspendedUserIds) != 0 {
+		t.Error("a refused suspension took effect")
+	}
+	if got := must[*apiv1.Project](t)(snap.Project("aws")).SuspendedUserIds; len(got) != 1 || got[0] != shivam.Id {
+		t.Errorf("suspended in aws: %v", got)
+	}
+}
+
+// What a manager may not read is not told apart from what does not exist.
+func TestManagerSeesTheOwnProjectAlone(t *testing.T) {
+	s := newService(t)
+	s.fill(t)
+	s.as(t, "virat")
+	ctx := t.Context()
+	clusters := must[*connect.Response[apiv1.ListClustersResponse]](t)(s.ListClusters(ctx, connect.NewRequest(&apiv1.ListClustersRequest{})))
+	if len(clusters.Msg.Clusters) != 1 || clusters.Msg.Clusters[0].Cluster.Name != "edge-aws" {
+		t.Errorf("virat sees %v", clusters.Msg.Clusters)
+	}
+	_, there := s.ListClusters(ctx, connect.NewRequest(&apiv1.ListClustersRequest{Project: "gcp"}))
+	_, missing := s.ListClusters(ctx, connect.NewRequest(&apiv1.ListClustersRequest{Project: "xyz"}))
+	if there == nil || missing == nil || strings.ReplaceAll(there.Error(), "gcp", "xyz") != missing.Error() {
+		t.Errorf("a project that may not be seen says %v, one that is not there %v", there, missing)
+	}
+	stream := must[*connect.ServerStreamForClient[apiv1.AuditRecord]](t)(s.SearchAudit(ctx, connect.NewRequest(&apiv1.SearchAuditRequest{})))
+	if !stream.Receive() || stream.Msg().Cluster != "edge-aws" {
+		t.Errorf("a search without bounds covered %q (%v)", stream.Msg().GetCluster(), stream.Err())
+	}
+	for _, req := range []*apiv1.SearchAuditRequest{{Cluster: "edge-gcp"}, {Project: "gcp"}, {Log: "coordinator"}, {Log: "all"}} {
+		stream, err := s.SearchAudit(ctx, connect.NewRequest(req))
+		if err == nil {
+			stream.Receive()
+			err = stream.Err()
+		}
+		if connect.CodeOf(err) != connect.CodePermissionDenied {
+			t.Errorf("search %v: %v", req, err)
+		}
+	}
+}
+
+func TestNobodyMayDoNothing(t *testing.T) {
+	s := newService(t)
+	s.fill(t)
+	ctx := t.Context()
+	s.as(t, "shivam")
+	if _, err := s.ListUsers(ctx, connect.NewRequest(&apiv1.ListUsersRequest{})); connect.CodeOf(err) != connect.CodePermissionDenied {
+		t.Errorf("a user without a role: %v", err)
+	}
+	s.mu.Lock()
+	s.caller = &caller.Caller{Refused: caller.ErrNone}
+	s.mu.Unlock()
+	if _, err := s.ListUsers(ctx, connect.NewRequest(&apiv1.ListUsersRequest{})); connect.CodeOf(err) != connect.CodeUnauthenticated {
+		t.Errorf("without a certificate: %v", err)
+	}
+	s.mu.Lock()
+	s.caller = &caller.Caller{Agent: &apiv1.Agent{Id: "agt"}, Cluster: &apiv1.Cluster{}}
+	s.mu.Unlock()
+	if _, err := s.ListUsers(ctx, connect.NewRequest(&apiv1.ListUsersRequest{})); connect.CodeOf(err) != connect.CodeUnauthenticated {
+		t.Errorf("with an agent's certificate: %v", err)
+	}
+}
+
+func TestWhatCannotBePutOnRecordIsNotDone(t *testing.T) {
+	s := newService(t)
+	s.fill(t)
+	s.mu.Lock()
+	s.diskErr = errors.New("no space left on device")
+	s.mu.Unlock()
+	_, err := s.CreateGroup(t.Context(), connect.NewRequest(&apiv1.CreateGroupRequest{Name: "late"}))
+	if connect.CodeOf(err) != connect.CodeUnavailable {
+		t.Errorf("got %v", err)
+	}
+	if _, err := s.dir.Snapshot().Group("late"); err == nil {
+		t.Error("the group was made")
+	}
+}
+
+func TestEveryCallIsOnRecordWithItsOutcome(t *testing.T) {
+	s := newService(t)
+	s.fill(t)
+	s.as(t, "virat")
+	s.mu.Lock()
+	s.records = nil
+	s.mu.Unlock()
+	if err := s.suspend(t, "shivam", "aws"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.suspend(t, "shivam", "gcp"); err == nil {
+		t.Fatal("not refused")
+	}
+	if err := s.suspend(t, "nobody-of-that-name", "aws"); connect.CodeOf(err) != connect.CodeNotFound {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range s.records {
+		status := ""
+		if e.ResponseStatus != nil {
+			status = e.ResponseStatus.Reason
+		}
+		got = append(got, strings.Join([]string{e.User.Username, e.Ext.Kind, e.Ext.Target, string(e.Stage), string(e.Ext.Decision), status}, "|"))
+	}
+	want := []string{
+		"virat|admin.access.suspend|user shivam in project aws|RequestReceived|allow|",
+		"virat|admin.access.suspend|user shivam in project aws|ResponseComplete|allow|ok",
+		"virat|admin.access.suspend|user shivam in project gcp|ResponseComplete|deny|",
+		"virat|admin.access.suspend|user nobody-of-that-name in project aws|RequestReceived|allow|",
+		"virat|admin.access.suspend|user nobody-of-that-name in project aws|ResponseComplete|allow|not_found",
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("records:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestErrorsCarryTheNextStep(t *testing.T) {
+	s := newService(t)
+	s.fill(t)
+	ctx := t.Context()
+	_, err := s.CreateUser(ctx, connect.NewRequest(&apiv1.CreateUserRequest{Name: "alice"}))
+	if connect.CodeOf(err) != connect.CodeAlreadyExists {
+		t.Errorf("a name that exists: %v", err)
+	}
+	_, err = s.CreateCluster(ctx, connect.NewRequest(&apiv1.CreateClusterRequest{Name: "edge-x", Project: "aws", Ceiling: "sky"}))
+	var e *connect.Error
+	if !errors.As(err, &e) || e.Code() != connect.CodeInvalidArgument || e.Meta().Get(apiclient.HintHeader) == "" {
+		t.Errorf("an unknown ceiling: %v", err)
+	}
+	if _, err := s.dir.Snapshot().Cluster("edge-x"); err == nil {
+		t.Error("a refused cluster was made")
+	}
+}
