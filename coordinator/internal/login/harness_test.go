@@ -1,0 +1,258 @@
+package login
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/sallyport-mesh/sallyport/coordinator/coordinatortest"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/directory"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/store"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/store/storetest"
+	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
+	"github.com/sallyport-mesh/sallyport/pkg/audit"
+)
+
+// front is the coordinator's TLS port for all tests of this package: its URL is
+// Hydra's issuer and cannot change, the application behind it is the test's own.
+var front struct {
+	server  *httptest.Server
+	current atomic.Pointer[http.Handler]
+	hydra   struct {
+		Public, Admin string
+	}
+}
+
+func TestMain(m *testing.M) {
+	code, err := withHydra(m.Run)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// withHydra runs the real Hydra around the tests.
+func withHydra(run func() int) (int, error) {
+	front.server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		(*front.current.Load()).ServeHTTP(w, r)
+	}))
+	defer front.server.Close()
+	dir, err := os.MkdirTemp("", "login")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // the database has a user of its own
+		return 0, err
+	}
+	binary, err := hydraBinary()
+	if err != nil {
+		return 0, err
+	}
+	cmd := exec.Command(binary, "run", "--dir", dir+"/hydra", "--issuer", front.server.URL,
+		"--login-url", front.server.URL+"/login", "--consent-url", front.server.URL+"/consent", "--logout-url", front.server.URL+"/logout")
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe() // its end ends Hydra, whatever becomes of us
+	if err != nil {
+		return 0, err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	defer cmd.Wait() //nolint:errcheck // it was told to end
+	defer stdin.Close()
+	line, err := bufio.NewReader(stdout).ReadBytes('\n')
+	if err != nil {
+		return 0, fmt.Errorf("starting hydra: %w", err)
+	}
+	if err := json.Unmarshal(line, &front.hydra); err != nil {
+		return 0, fmt.Errorf("starting hydra: %w", err)
+	}
+	return run(), nil
+}
+
+// fixture is a coordinator's login application before the real Hydra, with a
+// user.
+type fixture struct {
+	*App
+	t     *testing.T
+	dir   *directory.Directory
+	store store.Store
+	user  *apiv1.User
+
+	mu      sync.Mutex
+	records []*audit.Event
+}
+
+const password = "correct horse battery"
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	f := &fixture{t: t, store: storetest.New(t)}
+	var err error
+	if f.dir, err = directory.Open(t.Context(), directory.Config{Store: f.store}); err != nil {
+		t.Fatal(err)
+	}
+	if f.user, _, err = f.dir.CreateUser(t.Context(), directory.UserSpec{Name: "shivam", DisplayName: "Shivam", Password: password}); err != nil {
+		t.Fatal(err)
+	}
+	f.App, err = New(t.Context(), Config{
+		Directory: f.dir, Store: f.store, URL: front.server.URL, Name: "example mesh",
+		HydraAdmin: front.hydra.Admin, HydraPublic: front.hydra.Public,
+		Record: func(_ context.Context, e *audit.Event) error {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.records = append(f.records, e)
+			return nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.EnsureClient(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	proxy, err := f.PublicProxy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/oauth2/", proxy)
+	mux.Handle("/userinfo", proxy)
+	mux.Handle("/.well-known/", proxy)
+	mux.Handle("/", f.Handler())
+	var h http.Handler = mux
+	front.current.Store(&h)
+	return f
+}
+
+// kinds lists what was put on record, with "!" before refusals.
+func (f *fixture) kinds() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []string
+	for _, e := range f.records {
+		if e.Ext.Decision == audit.Deny {
+			out = append(out, "!"+e.Ext.Kind)
+		} else {
+			out = append(out, e.Ext.Kind)
+		}
+	}
+	return out
+}
+
+func (f *fixture) recorded(want ...string) {
+	f.t.Helper()
+	if got := f.kinds(); !slices.Equal(got, want) {
+		f.t.Errorf("on record: %v, want %v", got, want)
+	}
+}
+
+func tlsConfig() *tls.Config {
+	pool := x509.NewCertPool()
+	pool.AddCert(front.server.Certificate())
+	return &tls.Config{RootCAs: pool}
+}
+
+func browser(t *testing.T) *coordinatortest.Browser {
+	t.Helper()
+	b, err := coordinatortest.NewBrowser(tlsConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.StopAtLoopback()
+	return b
+}
+
+// flow is what the terminal holds during a login.
+type flow struct {
+	oauth2.Config
+	state, verifier string
+}
+
+func newFlow() *flow {
+	return &flow{
+		Config: oauth2.Config{
+			ClientID: ClientID, Scopes: Scopes, RedirectURL: "http://127.0.0.1:45678/callback",
+			Endpoint: oauth2.Endpoint{AuthURL: front.server.URL + "/oauth2/auth", TokenURL: front.server.URL + "/oauth2/token", AuthStyle: oauth2.AuthStyleInParams},
+		},
+		state: oauth2.GenerateVerifier(), verifier: oauth2.GenerateVerifier(),
+	}
+}
+
+func (f *flow) address() string {
+	return f.AuthCodeURL(f.state, oauth2.S256ChallengeOption(f.verifier), oauth2.SetAuthURLParam("audience", front.server.URL))
+}
+
+// exchange turns the redirect to the terminal into a token.
+func (f *flow) exchange(ctx context.Context, to *url.URL) (*oauth2.Token, error) {
+	if to == nil {
+		return nil, fmt.Errorf("no redirect to the terminal")
+	}
+	q := to.Query()
+	if e := q.Get("error"); e != "" {
+		return nil, fmt.Errorf("%s: %s", e, q.Get("error_description"))
+	}
+	if q.Get("state") != f.state {
+		return nil, fmt.Errorf("state %q", q.Get("state"))
+	}
+	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: &http.Transport{TLSClientConfig: tlsConfig()}, Timeout: 30 * time.Second})
+	return f.Exchange(ctx, q.Get("code"), oauth2.VerifierOption(f.verifier))
+}
+
+func must[T any](t *testing.T) func(v T, err error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// token logs in from the beginning to an access token.
+func (f *fixture) token() string {
+	f.t.Helper()
+	fl := newFlow()
+	page := must[*coordinatortest.Page](f.t)(browser(f.t).LogIn(f.t.Context(), fl.address(), "shivam", password))
+	return must[*oauth2.Token](f.t)(fl.exchange(f.t.Context(), page.Location)).AccessToken
+}
+
+// raw sends a request as something that is not our browser.
+func raw(t *testing.T, method, path string, body io.Reader, set func(*http.Request)) *http.Response {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, front.server.URL+path, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if set != nil {
+		set(req)
+	}
+	resp, err := (&http.Transport{TLSClientConfig: tlsConfig()}).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { resp.Body.Close() })
+	return resp
+}

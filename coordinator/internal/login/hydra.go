@@ -1,0 +1,160 @@
+package login
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	hydra "github.com/ory/hydra-client-go/v2"
+
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/directory"
+)
+
+// adminTimeout bounds one call of Hydra's admin API.
+const adminTimeout = 10 * time.Second
+
+// adminClient talks to http://host:port, or to unix:/path.
+func adminClient(admin string) (*hydra.APIClient, error) {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.Proxy = nil
+	server := strings.TrimSuffix(admin, "/")
+	if path, ok := strings.CutPrefix(admin, "unix:"); ok {
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		}
+		server = "http://hydra-admin"
+	} else if u, err := url.Parse(admin); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fmt.Errorf("login: Hydra's admin API %q is neither http(s)://host:port nor unix:/path", admin)
+	}
+	cfg := hydra.NewConfiguration()
+	cfg.Servers = hydra.ServerConfigurations{{URL: server}}
+	cfg.HTTPClient = &http.Client{
+		Transport: transport,
+		Timeout:   adminTimeout,
+		// A redirect from the admin API would be somebody else's word.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return hydra.NewAPIClient(cfg), nil
+}
+
+// What Hydra can say to a call of ours, as far as we tell it apart.
+var (
+	errHydraGone = errors.New("hydra knows no such request, or it ran out")
+	errHydraAway = errors.New("hydra does not answer")
+)
+
+// hydraError turns an answer into one of the errors above. Bodies are not
+// quoted: they can hold what a client sent.
+func hydraError(doing string, resp *http.Response, err error) error {
+	if err == nil {
+		return nil
+	}
+	if resp == nil {
+		return fmt.Errorf("%s: %w: %w", doing, errHydraAway, err)
+	}
+	io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) //nolint:errcheck // only so that the connection can be used again
+	resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusNotFound, http.StatusUnauthorized, http.StatusGone, http.StatusBadRequest, http.StatusConflict, http.StatusForbidden:
+		return fmt.Errorf("%s: %w: status %d", doing, errHydraGone, resp.StatusCode)
+	}
+	return fmt.Errorf("%s: %w: status %d", doing, errHydraAway, resp.StatusCode)
+}
+
+// redirect sends the browser where Hydra said, if that is at this coordinator.
+// Hydra's own next step always is: the issuer is our URL.
+func (a *App) redirect(w http.ResponseWriter, r *http.Request, to string) {
+	u, err := url.Parse(to)
+	if err != nil || u.Scheme != a.url.Scheme || !strings.EqualFold(u.Host, a.url.Host) || u.User != nil {
+		a.cfg.Log.Error("hydra's next step is not at this coordinator: its urls.self.issuer must be the public URL", "want", a.url.String())
+		a.problem(w, r, http.StatusInternalServerError, problem{Title: "The login is not set up right", Text: "The login service names another address as its own. An administrator finds the details in the coordinator's log."})
+		return
+	}
+	w.Header().Set("Location", u.String())
+	w.WriteHeader(http.StatusSeeOther)
+}
+
+// EnsureClient registers the client that the sallyport command is: public, with
+// PKCE, redirecting to a loopback port of its choice.
+func (a *App) EnsureClient(ctx context.Context) error {
+	c := hydra.OAuth2Client{
+		ClientId:   new(ClientID),
+		ClientName: new("Sallyport command line"),
+		// A loopback redirect is good for every port (RFC 8252, section 7.3).
+		RedirectUris:            []string{"http://127.0.0.1/callback", "http://[::1]/callback"},
+		GrantTypes:              []string{"authorization_code"},
+		ResponseTypes:           []string{"code"},
+		Scope:                   new(strings.Join(Scopes, " ")),
+		Audience:                []string{a.Audience()},
+		TokenEndpointAuthMethod: new("none"),
+		SubjectType:             new("public"),
+		SkipConsent:             new(false),
+		// Long enough to enrol a device with, and for nothing else.
+		AuthorizationCodeGrantAccessTokenLifespan: new("5m0s"),
+		AuthorizationCodeGrantIdTokenLifespan:     new("5m0s"),
+	}
+	_, resp, err := a.admin.OAuth2API.CreateOAuth2Client(ctx).OAuth2Client(c).Execute()
+	if err == nil {
+		return nil
+	}
+	if resp == nil || resp.StatusCode != http.StatusConflict {
+		return hydraError("registering the client", resp, err)
+	}
+	_, resp, err = a.admin.OAuth2API.SetOAuth2Client(ctx, ClientID).OAuth2Client(c).Execute()
+	return hydraError("updating the client", resp, err)
+}
+
+// errToken is the one answer to every access token that is no good.
+var errToken = &directory.RefusedError{Reason: "this access token is not accepted here", Hint: "log in again: sallyport login"}
+
+// Introspect answers with the user whose access token this is. The token must be
+// active, an access token, of our client, for us, with our scope; its user must
+// be there, not suspended, and of the auth generation at which he logged in.
+func (a *App) Introspect(ctx context.Context, token string) (userID string, err error) {
+	if token == "" || len(token) > 4<<10 {
+		return "", errToken
+	}
+	t, resp, err := a.admin.OAuth2API.IntrospectOAuth2Token(ctx).Token(token).Scope(scope).Execute()
+	if err != nil {
+		return "", hydraError("introspecting a token", resp, err)
+	}
+	if !t.Active || t.GetClientId() != ClientID || t.GetTokenUse() != "access_token" ||
+		!slices.Contains(t.Aud, a.Audience()) || !slices.Contains(strings.Fields(t.GetScope()), scope) ||
+		t.GetExp() <= a.cfg.Now().Unix() {
+		return "", errToken
+	}
+	u, ok := a.cfg.Directory.Snapshot().Users[t.GetSub()]
+	if !ok || generation(t.Ext) != u.GetAuthGeneration() {
+		return "", errToken
+	}
+	if u.GetSuspended() {
+		return "", directory.ErrSuspended
+	}
+	return u.GetId(), nil
+}
+
+// The auth generation travels with a login: in Hydra's context from login to
+// consent, and in the access token's session from there on. It is text, since
+// JSON's numbers are not ours.
+const generationKey = "auth_generation"
+
+func withGeneration(n uint64) map[string]any {
+	return map[string]any{generationKey: strconv.FormatUint(n, 10)}
+}
+
+// generation is 0, which no user has, where there is none.
+func generation(v any) uint64 {
+	m, _ := v.(map[string]any)
+	s, _ := m[generationKey].(string)
+	n, _ := strconv.ParseUint(s, 10, 64)
+	return n
+}
