@@ -157,12 +157,11 @@ func (s *Server) Handler() http.Handler {
 // Run answers STUN, acts on expiries and writes what nodes report, until ctx
 // ends; then it closes every stream and relay connection.
 func (s *Server) Run(ctx context.Context) error {
-	defer s.Close()
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer s.Close()
 	if s.stun != nil {
-		wg.Go(func() { s.serveSTUN() })
-		defer s.stun.Close()
+		wg.Go(s.serveSTUN)
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
