@@ -38,7 +38,8 @@ func (p *Policy) Decide(a Attributes) Decision {
 	if d, ok := p.memo.get(k, at); ok {
 		return d
 	}
-	d, ok := p.decide(s, &a, at)
+	asked := a // of its own, so that a remembered decision allocates nothing
+	d, ok := p.decide(s, &asked, at)
 	if ok {
 		p.memo.put(k, d, at, s.until(at))
 	}

@@ -207,7 +207,7 @@ func beyond(r rbacv1.PolicyRule, ceiling []rbacv1.PolicyRule) ([]rbacv1.PolicyRu
 		part := rbacv1.PolicyRule{NonResourceURLs: []string{u}}
 		for _, v := range r.Verbs {
 			if !slices.ContainsFunc(ceiling, func(c rbacv1.PolicyRule) bool {
-				return hasOr(c.Verbs, "*", v) && slices.ContainsFunc(c.NonResourceURLs, func(x string) bool { return urlCovers(x, u) })
+				return !neverAllowed(v) && hasOr(c.Verbs, "*", v) && slices.ContainsFunc(c.NonResourceURLs, func(x string) bool { return urlCovers(x, u) })
 			}) {
 				part.Verbs = append(part.Verbs, v)
 			}
