@@ -95,6 +95,11 @@ func Profile(dir string) badger.Options {
 		WithLogger(nil)
 }
 
+// Room is the free space below which nothing may be written with opts: Badger
+// maps its files, and a page that the file system then has no block for is a
+// SIGBUS, not an error.
+func Room(opts badger.Options) uint64 { return max(64<<20, 12*uint64(opts.MemTableSize)) }
+
 // Open prepares opts.Dir and opens it. Badger's warnings and errors go to
 // logger, which may be nil.
 func Open(opts badger.Options, logger *slog.Logger) (*badger.DB, error) {

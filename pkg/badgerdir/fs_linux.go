@@ -30,3 +30,12 @@ func refuseNetworkFS(dir string) error {
 	}
 	return nil
 }
+
+// Free is how many bytes an unprivileged process may still write in dir.
+func Free(dir string) (uint64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("asking for free space in %s: %w", dir, err)
+	}
+	return st.Bavail * uint64(st.Bsize), nil
+}

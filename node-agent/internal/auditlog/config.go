@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
+
+	"github.com/sallyport-mesh/sallyport/pkg/badgerdir"
 )
 
 // Config is what a log needs.
@@ -74,7 +76,7 @@ func (c *Config) defaults() {
 		c.reserve = 32 << 20
 	}
 	if c.free == nil {
-		c.free = freeBytes
+		c.free = badgerdir.Free
 	}
 	if c.refusalWindow == 0 {
 		c.refusalWindow = time.Second

@@ -3,11 +3,11 @@ package auditlog
 import (
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync/atomic"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/sallyport-mesh/sallyport/pkg/badgerdir"
 )
@@ -37,10 +37,10 @@ type disk struct {
 }
 
 func openDisk(cfg Config) (*disk, error) {
-	memtable := uint64(badgerdir.Profile(cfg.Dir).MemTableSize)
+	profile := badgerdir.Profile(cfg.Dir)
 	d := &disk{
 		dir: cfg.Dir, ballast: filepath.Join(cfg.Dir, "ballast"), reserve: cfg.reserve, free: cfg.free,
-		floor: 12 * memtable, least: max(64<<20, 12*memtable),
+		floor: 12 * uint64(profile.MemTableSize), least: badgerdir.Room(profile),
 		say: func(msg string, args ...any) { cfg.Logger.Error(msg, append(args, "dir", cfg.Dir)...) },
 	}
 	// No ballast yet, or it was given up before a restart: room makes it when
@@ -55,7 +55,7 @@ func openDisk(cfg Config) (*disk, error) {
 func (d *disk) room() (room, error) {
 	free, err := d.free(d.dir)
 	if err != nil {
-		return roomForNothing, fmt.Errorf("asking for free space: %w", err)
+		return roomForNothing, err
 	}
 	d.last.Store(free)
 	switch {
@@ -75,7 +75,7 @@ func (d *disk) room() (room, error) {
 			d.say("giving up the ballast failed", "error", err)
 		}
 		if free, err = d.free(d.dir); err != nil {
-			return roomForNothing, fmt.Errorf("asking for free space: %w", err)
+			return roomForNothing, err
 		}
 	default:
 		return roomForAll, nil
@@ -90,7 +90,8 @@ func (d *disk) fullError() error {
 	return fmt.Errorf("%w: %d MiB free in %s, %d MiB needed", ErrDiskFull, d.last.Load()>>20, d.dir, (d.least+uint64(d.reserve))>>20)
 }
 
-// fillBallast makes a file whose blocks are really there. A crash in between
+// fillBallast makes a file whose blocks are really there: of random bytes,
+// since some file systems store zeros in no room at all. A crash in between
 // leaves one of another size, which counts as none.
 func fillBallast(path string, size int64) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
@@ -98,13 +99,7 @@ func fillBallast(path string, size int64) error {
 		return err
 	}
 	defer f.Close()
-	err = unix.Fallocate(int(f.Fd()), 0, 0, size)
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		block := make([]byte, 1<<20)
-		for n := int64(0); n < size && err == nil; n += int64(len(block)) {
-			_, err = f.Write(block[:min(int64(len(block)), size-n)])
-		}
-	}
+	_, err = io.CopyN(f, rand.NewChaCha8([32]byte{}), size)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -113,13 +108,4 @@ func fillBallast(path string, size int64) error {
 		return fmt.Errorf("reserving room: %w", err)
 	}
 	return nil
-}
-
-// freeBytes is what an unprivileged process may still write.
-func freeBytes(dir string) (uint64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, err
-	}
-	return st.Bavail * uint64(st.Bsize), nil
 }
