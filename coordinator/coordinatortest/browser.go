@@ -176,3 +176,13 @@ func attr(n *html.Node, name string) string {
 	}
 	return ""
 }
+
+// Cookies are what the browser would send to an address.
+func (b *Browser) Cookies(address string) []*http.Cookie {
+	return b.client.Jar.Cookies(parse(address))
+}
+
+// SetCookie puts a cookie into the browser, as if the address had set it.
+func (b *Browser) SetCookie(address string, c *http.Cookie) {
+	b.client.Jar.SetCookies(parse(address), []*http.Cookie{c})
+}

@@ -144,7 +144,10 @@ func outcome(e *record.Event) string {
 	if e.ResponseStatus == nil {
 		return e.Ext.CloseReason
 	}
-	result := strconv.Itoa(int(e.ResponseStatus.Code))
+	result := e.ResponseStatus.Reason
+	if e.ResponseStatus.Code != 0 {
+		result = strconv.Itoa(int(e.ResponseStatus.Code))
+	}
 	if e.Ext.CloseReason != "" {
 		result += " " + e.Ext.CloseReason
 	}

@@ -22,6 +22,10 @@ func clusters() *cli.Command {
 	return noun("cluster", "clusters and the agents in them", clusterAdd(), clusterList(), clusterToken(), clusterRemove())
 }
 
+// placeholder stands in for the join token while everything else in a manifest
+// is checked.
+var placeholder = pki.JoinToken{Link: pki.Link{URL: "https://coordinator.invalid"}, Secret: "placeholder"}.String()
+
 func clusterAdd() *cli.Command {
 	return verb("add", "add a cluster and print the manifest that puts an agent into it",
 		"sallyportctl cluster add --project aws edge-1 | kubectl apply -f -", []string{"NAME"},
@@ -36,7 +40,7 @@ func clusterAdd() *cli.Command {
 		},
 		func(c *cli.Context, s *session) error {
 			params := manifest.Params{
-				Cluster: c.Args().First(), JoinToken: "checked below", Image: c.String("image"), Ceiling: c.String("ceiling"),
+				Cluster: c.Args().First(), JoinToken: placeholder, Image: c.String("image"), Ceiling: c.String("ceiling"),
 				ExtraGroups: c.StringSlice("api-group"), Beside: c.IsSet("beside"), EmptyDir: c.Bool("empty-dir"),
 			}
 			// Everything that can be refused here is, before a cluster exists.

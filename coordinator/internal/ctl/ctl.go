@@ -15,6 +15,7 @@ import (
 	"os"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/urfave/cli/v2"
 
 	"github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1/apiv1connect"
@@ -66,11 +67,8 @@ func App(version string, stdout, stderr io.Writer) *cli.App {
 // usage is an error of the person's typing.
 func usage(c *cli.Context, err error) error {
 	name := "sallyportctl"
-	if c.Command != nil && c.Command.FullName() != "" && c.Command.Name != c.App.Name {
-		name = c.App.Name + " " + c.Command.Name
-		if c.App.Name != "sallyportctl" {
-			name = c.App.HelpName + " " + c.Command.Name
-		}
+	if c.Command != nil && c.Command.HelpName != "" {
+		name = c.Command.HelpName
 	}
 	return process.WithExitCode(process.Hint(err, name+" --help"), process.Misused)
 }
@@ -89,11 +87,19 @@ func noun(name, about string, commands ...*cli.Command) *cli.Command {
 	}
 }
 
-// verb is a command with exactly the arguments that args names.
+// verb is a command with exactly the arguments that args names, and the flags
+// that it cannot do without marked as required.
 func verb(name, about, example string, args []string, flags []cli.Flag, run func(*cli.Context, *session) error) *cli.Command {
 	argsUsage := ""
 	for _, a := range args {
 		argsUsage += a + " "
+	}
+	var required []string
+	for _, f := range flags {
+		if f, ok := f.(*cli.StringFlag); ok && f.Required {
+			f.Required = false // checked below, where the error can say what to do
+			required = append(required, f.Name)
+		}
 	}
 	return &cli.Command{
 		Name: name, Usage: about, ArgsUsage: argsUsage, Flags: flags, HideHelpCommand: true,
@@ -104,13 +110,22 @@ func verb(name, about, example string, args []string, flags []cli.Flag, run func
 				return usage(c, fmt.Errorf("%s is missing", args[c.NArg()]))
 			}
 			if c.NArg() > len(args) {
-				return usage(c, fmt.Errorf("unexpected argument %q (flags go before arguments or use --flag=value)", c.Args().Get(len(args))))
+				return usage(c, fmt.Errorf("unexpected argument %q", c.Args().Get(len(args))))
+			}
+			for _, name := range required {
+				if c.String(name) == "" {
+					return usage(c, fmt.Errorf("--%s is missing", name))
+				}
 			}
 			s, err := connectTo(c)
 			if err != nil {
 				return err
 			}
-			return apiclient.Explain(s.url, run(c, s))
+			err = run(c, s)
+			if _, ok := errors.AsType[*connect.Error](err); ok {
+				return apiclient.Explain(s.url, err)
+			}
+			return err
 		},
 	}
 }
@@ -160,5 +175,6 @@ func connectTo(c *cli.Context) (*session, error) {
 
 // Run runs the command line with args, os.Args without the program's name.
 func Run(ctx context.Context, version string, args []string, stdout, stderr io.Writer) error {
-	return App(version, stdout, stderr).RunContext(ctx, append([]string{"sallyportctl"}, args...))
+	app := App(version, stdout, stderr)
+	return app.RunContext(ctx, process.Arrange(app, append([]string{"sallyportctl"}, args...)))
 }

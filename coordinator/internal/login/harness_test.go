@@ -1,18 +1,16 @@
 package login
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -27,6 +25,7 @@ import (
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/store/storetest"
 	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
 	"github.com/sallyport-mesh/sallyport/pkg/audit"
+	"github.com/sallyport-mesh/sallyport/test/parts"
 )
 
 // front is the coordinator's TLS port for all tests of this package: its URL is
@@ -34,9 +33,7 @@ import (
 var front struct {
 	server  *httptest.Server
 	current atomic.Pointer[http.Handler]
-	hydra   struct {
-		Public, Admin string
-	}
+	hydra   *parts.RunningHydra
 }
 
 func TestMain(m *testing.M) {
@@ -62,33 +59,19 @@ func withHydra(run func() int) (int, error) {
 	if err := os.Chmod(dir, 0o755); err != nil { // the database has a user of its own
 		return 0, err
 	}
-	binary, err := hydraBinary()
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	front.hydra, err = parts.StartHydra(ctx, parts.HydraConfig{
+		Dir: filepath.Join(dir, "hydra"), Issuer: front.server.URL,
+		LoginURL: front.server.URL + "/login", ConsentURL: front.server.URL + "/consent", LogoutURL: front.server.URL + "/logout",
+	})
 	if err != nil {
 		return 0, err
 	}
-	cmd := exec.Command(binary, "run", "--dir", dir+"/hydra", "--issuer", front.server.URL,
-		"--login-url", front.server.URL+"/login", "--consent-url", front.server.URL+"/consent", "--logout-url", front.server.URL+"/logout")
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe() // its end ends Hydra, whatever becomes of us
-	if err != nil {
-		return 0, err
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return 0, err
-	}
-	if err := cmd.Start(); err != nil {
-		return 0, err
-	}
-	defer cmd.Wait() //nolint:errcheck // it was told to end
-	defer stdin.Close()
-	line, err := bufio.NewReader(stdout).ReadBytes('\n')
-	if err != nil {
-		return 0, fmt.Errorf("starting hydra: %w", err)
-	}
-	if err := json.Unmarshal(line, &front.hydra); err != nil {
-		return 0, fmt.Errorf("starting hydra: %w", err)
-	}
+	defer func() {
+		stop()
+		<-front.hydra.Done()
+	}()
 	return run(), nil
 }
 

@@ -3,6 +3,7 @@ package tailnet
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 	"strconv"
@@ -296,40 +297,87 @@ func TestNothingIsAnsweredBeforeTheFirstTopology(t *testing.T) {
 	}
 }
 
-func TestSlowClientHoldsUpNobody(t *testing.T) {
+// stalled is the connection of a client that has stopped reading: what is
+// written to it waits until it is released.
+type stalled struct {
+	http.ResponseWriter
+	release chan struct{}
+	frames  chan []byte
+}
+
+func (s *stalled) Write(b []byte) (int, error) {
+	<-s.release
+	s.frames <- slices.Clone(b)
+	return len(b), nil
+}
+func (s *stalled) Flush()                           {}
+func (s *stalled) SetWriteDeadline(time.Time) error { return nil }
+
+func TestSlowClientHoldsUpNobodyAndGetsOneFrameForAllItMissed(t *testing.T) {
 	m := newMesh(t, device("dev-slow"), device("dev-1"), agent("agt-1", "edge-1"))
 	m.allow("dev-slow", "agt-1")
 	m.allow("dev-1", "agt-1")
 	slow, quick, a := m.enrolled("dev-slow"), m.enrolled("dev-1"), m.enrolled("agt-1")
-	stuck := slow.stream() // its frames are never taken from here on
-	_ = stuck
+	w := &stalled{release: make(chan struct{}), frames: make(chan []byte, 1000)}
+	n, err := m.nodeOf(slow.machine.Public(), slow.node.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		m.stream(t.Context(), n, slow.node.Public(), newFrameWriter(w, true))
+	}()
+	defer func() { m.stop(); <-ended }()
+	eventually(t, "the slow stream is open", func() error {
+		if !m.Status("dev-slow").Online {
+			return errors.New("not yet")
+		}
+		return nil
+	})
 	u := quick.stream()
 	u.next()
-	disco := key.NewDisco().Public()
-	for i := range 300 {
-		port := 1000 + i
-		a.report(disco, "192.0.2.7:"+strconv.Itoa(port))
-		for {
-			res := u.next()
-			if len(res.PeersChangedPatch) == 1 && len(res.PeersChangedPatch[0].Endpoints) == 1 && int(res.PeersChangedPatch[0].Endpoints[0].Port()) == port {
-				break
+	port := func(res *tailcfg.MapResponse) int {
+		for _, c := range res.PeersChangedPatch {
+			for _, ep := range c.Endpoints {
+				return int(ep.Port())
 			}
 		}
+		for _, p := range res.Peers {
+			for _, ep := range p.Endpoints {
+				return int(ep.Port())
+			}
+		}
+		return 0
 	}
-	// What the slow one finds when it looks again is little, and ends with the
-	// newest.
-	frames := 0
-	for {
-		res := stuck.next()
-		frames++
-		if len(res.PeersChangedPatch) == 1 && len(res.PeersChangedPatch[0].Endpoints) == 1 && res.PeersChangedPatch[0].Endpoints[0].Port() == 1299 {
-			break
+	disco := key.NewDisco().Public()
+	const changes = 300
+	for i := range changes {
+		a.report(disco, "192.0.2.7:"+strconv.Itoa(1000+i))
+		for port(u.next()) != 1000+i {
 		}
 	}
-	t.Logf("%d frames for 300 changes", frames)
+	close(w.release)
+	for frames := 1; ; frames++ {
+		res := new(tailcfg.MapResponse)
+		b, err := readFrame(bytes.NewReader(<-w.frames))
+		if err == nil {
+			err = json.Unmarshal(b, res)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if port(res) == 1000+changes-1 {
+			// The frame that was stuck, and one for the rest.
+			if frames > 2 {
+				t.Errorf("%d frames for %d changes", frames, changes)
+			}
+			return
+		}
+	}
 }
 
-func TestStreamAnswersOnlyPost(t *testing.T) {
+func TestPathsThatClientsKnowAreServed(t *testing.T) {
 	m := newMesh(t)
 	for path, want := range map[string]int{
 		"/key?v=142": http.StatusOK, "/ts2021": http.StatusUpgradeRequired, "/derp": http.StatusUpgradeRequired,

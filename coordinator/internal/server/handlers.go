@@ -1,0 +1,142 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net/http"
+
+	"connectrpc.com/connect"
+
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/adminapi"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/agentapi"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/auditstore"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/caller"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/enroll"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/login"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/sessionapi"
+	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
+	"github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1/apiv1connect"
+	"github.com/sallyport-mesh/sallyport/pkg/pki"
+)
+
+// Limits on what one message may weigh, bytes.
+const (
+	maxMessage = 256 << 10
+	maxAppend  = 2 << 20 // a batch of audit records is 1 MiB, plus its frame
+)
+
+type handlers struct {
+	public, local http.Handler
+	clientCAs     *x509.CertPool
+}
+
+// tls asks for a client certificate and verifies one that is offered; each
+// service says whom it takes.
+func (h handlers) tls(certs *certificates) *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		NextProtos:             []string{"h2", "http/1.1"},
+		GetCertificate:         certs.get,
+		ClientAuth:             tls.VerifyClientCertIfGiven,
+		ClientCAs:              h.clientCAs,
+		SessionTicketsDisabled: true,
+	}
+}
+
+func (c *coordinator) handlers() (handlers, error) {
+	who := caller.Config{
+		TrustDomain: c.cfg.TrustDomain, UserCA: c.ca.UserCAs(), AgentCA: c.ca.AgentCAs(), Snapshot: c.directory.Snapshot,
+	}
+	pool, err := who.Pool()
+	if err != nil {
+		return handlers{}, err
+	}
+	limit := connect.WithReadMaxBytes(maxMessage)
+	mux := http.NewServeMux()
+	mux.Handle(apiv1connect.NewEnrollServiceHandler(enroll.New(c.enrollConfig()), limit))
+	mux.Handle(apiv1connect.NewSessionServiceHandler(sessionapi.New(sessionapi.Config{
+		TrustDomain: c.cfg.TrustDomain, Directory: c.directory, Clusters: c.publish.ClustersOf, Record: c.audit.Own,
+	}), limit))
+	mux.Handle(apiv1connect.NewAgentServiceHandler(agentapi.New(agentapi.Config{
+		Watch: c.publish.Watch, Confirm: c.publish.Confirm, Append: c.append,
+	}), connect.WithReadMaxBytes(maxAppend)))
+	adminPath, admin := apiv1connect.NewAdminServiceHandler(adminapi.New(c.adminConfig()), limit)
+	mux.Handle(adminPath, admin)
+
+	overlay := c.tailnet.Handler()
+	for _, path := range []string{"/key", "/ts2021", "/derp", "/derp/", "/generate_204", "/bootstrap-dns"} {
+		mux.Handle(path, overlay)
+	}
+	pages := c.login.Handler()
+	for _, path := range []string{"/login", "/consent", "/logout", "/error", "/welcome/", "/assets/"} {
+		mux.Handle(path, pages)
+	}
+	hydra, err := c.login.PublicProxy()
+	if err != nil {
+		return handlers{}, err
+	}
+	for _, path := range []string{"/oauth2/", "/userinfo", "/.well-known/"} {
+		mux.Handle(path, hydra)
+	}
+	local := http.NewServeMux()
+	local.Handle(adminPath, admin)
+	return handlers{public: who.Identify(mux), local: local, clientCAs: pool}, nil
+}
+
+func (c *coordinator) enrollConfig() enroll.Config {
+	return enroll.Config{
+		Directory: c.directory, CA: c.ca, Introspect: c.login.Introspect, AuthKey: c.tailnet.NewAuthKey, Record: c.audit.Own,
+		Discover: &apiv1.DiscoverResponse{
+			Name: c.cfg.TrustDomain, Version: c.version, TrustDomain: c.cfg.TrustDomain, Issuer: c.cfg.PublicURL,
+			ClientId: login.ClientID, Scopes: login.Scopes, Audience: c.login.Audience(),
+			OverlayDomain: c.cfg.Overlay.Domain, RootPem: c.ca.RootPEM(),
+		},
+		PolicyKeys: [][]byte{c.signer.Public()}, CosignerVKey: c.cosignerVKey, ControlURL: c.cfg.PublicURL,
+		Session: c.cfg.Session.Duration(), Log: c.log,
+	}
+}
+
+func (c *coordinator) adminConfig() adminapi.Config {
+	return adminapi.Config{
+		Directory: c.directory, Effects: c.effects, Agent: c.agentStatus, Addresses: c.addresses,
+		BundleRevision: c.publish.BundleRevision, Search: c.search, Record: c.audit.Own,
+		JoinToken: func(secret string) string {
+			return pki.JoinToken{Link: c.link(), Secret: secret}.String()
+		},
+		WelcomeURL: c.login.WelcomeURL,
+		Version:    c.version, Log: c.log,
+	}
+}
+
+func (c *coordinator) effects(ctx context.Context, revision uint64, send func(*apiv1.Effect) error) error {
+	return c.publish.Effects(ctx, revision, send)
+}
+
+// append takes in an agent's batch under the verifier key that it enrolled with.
+func (c *coordinator) append(ctx context.Context, agent *apiv1.Agent, cluster *apiv1.Cluster, req *apiv1.AppendRequest) (*apiv1.AppendResponse, error) {
+	res, err := c.audit.Append(ctx, auditstore.Source{
+		AgentID: agent.Id, VKey: agent.CheckpointVkey,
+		Cluster: auditstore.Named{ID: cluster.Id, Name: cluster.Name},
+		Project: auditstore.Named{ID: cluster.ProjectId, Name: c.directory.Snapshot().Projects[cluster.ProjectId].GetName()},
+	}, req)
+	return res, auditstore.Status(err)
+}
+
+func (c *coordinator) agentStatus(agentID string) *apiv1.AgentStatus {
+	st := c.publish.AgentStatus(agentID)
+	st.AuditSize = c.audit.Size(agentID)
+	return st
+}
+
+func (c *coordinator) addresses(memberID string) (online bool, addrs []string) {
+	st := c.tailnet.Status(memberID)
+	for _, a := range st.Addrs {
+		addrs = append(addrs, a.String())
+	}
+	return st.Online, addrs
+}
+
+func (c *coordinator) search(ctx context.Context, req *apiv1.SearchAuditRequest, clusters []string, send func(*apiv1.AuditRecord) error) error {
+	return auditstore.Status(c.audit.Search(ctx, auditstore.QueryOf(req, clusters), send))
+}
