@@ -243,8 +243,11 @@ func prune(cache string, p Part) error {
 	return nil
 }
 
+// stderr takes what people who wait should know; tests listen in.
+var stderr io.Writer = os.Stderr
+
 func report(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "parts: "+format+"\n", args...)
+	fmt.Fprintf(stderr, "parts: "+format+"\n", args...)
 }
 
 // tail keeps the last lines written to it, for the error of a part that fails.

@@ -61,7 +61,7 @@ func launch(ctx context.Context, name string, answer any, path string, args ...s
 		_, _ = io.Copy(io.Discard, stdout)
 	}()
 	go func() {
-		said := tail(stderr, 20, nil)
+		said := tail(stderr, 20, os.Stderr)
 		err := p.cmd.Wait()
 		select {
 		case <-p.asked:

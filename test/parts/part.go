@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -118,10 +119,19 @@ func kubectl(ctx context.Context) (string, error) {
 	return link, nil
 }
 
+var working sync.Map // paths of kubectls that have been tried
+
 func works(ctx context.Context, kubectl string) bool {
+	if _, ok := working.Load(kubectl); ok {
+		return true
+	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	return exec.CommandContext(ctx, kubectl, "version", "--client").Run() == nil
+	if exec.CommandContext(ctx, kubectl, "version", "--client").Run() != nil {
+		return false
+	}
+	working.Store(kubectl, true)
+	return true
 }
 
 const modulePath = "github.com/sallyport-mesh/sallyport"

@@ -17,7 +17,7 @@
 //   - port-forward reaches a responder inside the process: port 7 echoes bytes, port 1 refuses,
 //     every other port speaks HTTP (see responder.go).
 //
-// Processes started by exec live in process groups of their own, which are killed when their
-// pod is deleted and when the node stops; the kernel kills the started process itself when the
-// node is killed.
+// A process started by exec lives in a process group of its own, which is killed when the
+// process ends, when its pod is deleted and when the node stops; the kernel kills the process
+// itself when the node is killed.
 package node

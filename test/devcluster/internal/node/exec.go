@@ -16,8 +16,8 @@ import (
 	utilexec "k8s.io/utils/exec"
 )
 
-// ExecInContainer runs a local command in the container's directory. As in a real cluster it
-// is not killed when its client goes away: it loses its streams, and dies of that or not.
+// ExecInContainer runs a local command in the container's directory. As in a real cluster it is
+// not killed when its client goes away: it loses its streams, and dies of that or not.
 func (c *container) ExecInContainer(ctx context.Context, _, _, _ string, command []string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
 	if len(command) == 0 {
 		return errors.New("no command")
@@ -53,12 +53,10 @@ func (c *container) ExecInContainer(ctx context.Context, _, _, _ string, command
 	} else {
 		err = runOnPipes(cmd, in, out, errOut)
 	}
-	// Whatever it left in its group goes with the container, not before: a shell's
-	// background job outlives the shell in a real container too.
-	pid := 0
+	// What it left in the background goes with it. A real container would keep that, but its
+	// group's number may be somebody else's by the time the container ends.
 	if cmd.Process != nil {
-		pid = cmd.Process.Pid
-		context.AfterFunc(c.ctx, func() { _ = syscall.Kill(-pid, syscall.SIGKILL) })
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
 	return exitStatus(err)
 }
