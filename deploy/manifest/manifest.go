@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"embed"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -58,19 +57,25 @@ var order = []string{"namespaces.yaml", "admission.yaml", "rbac.yaml", "join.yam
 
 var imagePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._/:@-]{0,499}$`)
 
+// Check says what is wrong with all but the token, before there is one.
+func (p Params) Check() error {
+	if err := identity.CheckClusterName(p.Cluster); err != nil {
+		return err
+	}
+	if !p.Beside && !imagePattern.MatchString(p.Image) {
+		return fmt.Errorf("%q is not the name of an image", p.Image)
+	}
+	_, err := Ceiling(p.Ceiling, p.ExtraGroups)
+	return err
+}
+
 // Render makes the manifest, ready for `kubectl apply -f -`.
 func Render(p Params) ([]byte, error) {
-	if err := identity.CheckClusterName(p.Cluster); err != nil {
+	if err := p.Check(); err != nil {
 		return nil, err
 	}
 	if _, err := pki.ParseJoinToken(p.JoinToken); err != nil {
 		return nil, err
-	}
-	if !p.Beside && !imagePattern.MatchString(p.Image) {
-		return nil, fmt.Errorf("%q is not the name of an image", p.Image)
-	}
-	if p.Beside && p.Image != "" {
-		return nil, errors.New("an agent beside its cluster has no image")
 	}
 	rules, err := Ceiling(p.Ceiling, p.ExtraGroups)
 	if err != nil {

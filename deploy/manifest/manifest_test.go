@@ -125,7 +125,6 @@ func TestRenderRefusesBadInput(t *testing.T) {
 		"image":     func(p *Params) { p.Image = "x\n  y: z" },
 		"no image":  func(p *Params) { p.Image = "" },
 		"ceiling":   func(p *Params) { p.Ceiling = "" },
-		"beside":    func(p *Params) { p.Beside = true },
 		"api group": func(p *Params) { p.ExtraGroups = []string{"*"} },
 	} {
 		p := good

@@ -94,8 +94,8 @@ func (x *exchange) close() {
 	}
 	x.cancel(nil)
 	x.entry.finish()
-	x.p.requests.remove(x.entry)
 	x.recordOutcome()
+	x.p.requests.remove(x.entry) // after the record: see Drain
 	if x.abort && !x.hijacked {
 		panic(http.ErrAbortHandler) // net/http resets the stream or closes the connection
 	}
