@@ -136,11 +136,8 @@ func (n *Node) Reauth(ctx context.Context, authKey string) error {
 	if authKey == "" {
 		return errors.New("enrolling again: no auth key")
 	}
-	prefs, err := n.lc.GetPrefs(ctx)
-	if err != nil {
-		return fmt.Errorf("enrolling again: %w", err)
-	}
-	prefs.WantRunning = true
+	prefs := ipn.NewPrefs()
+	prefs.ControlURL, prefs.Hostname, prefs.WantRunning = n.ts.ControlURL, n.ts.Hostname, true
 	if err := n.lc.Start(ctx, ipn.Options{AuthKey: authKey, UpdatePrefs: prefs}); err != nil {
 		return fmt.Errorf("enrolling again: %w", err)
 	}
@@ -150,9 +147,15 @@ func (n *Node) Reauth(ctx context.Context, authKey string) error {
 	return n.Ready(ctx)
 }
 
-// Logout tells the coordinator that this node's key ends now. The machine needs
-// a new auth key to come back.
+// Logout tells the coordinator that this node's key ends now, wipes the key and
+// closes the node. The machine needs a new auth key to come back.
 func (n *Node) Logout(ctx context.Context) error {
+	// tsnet goes on with an empty profile, whose control server would be
+	// Tailscale's. So the node is closed, whatever became of the call.
+	return errors.Join(n.logout(ctx), n.Close())
+}
+
+func (n *Node) logout(ctx context.Context) error {
 	if err := n.lc.Logout(ctx); err != nil {
 		return fmt.Errorf("leaving the overlay: %w", err)
 	}
@@ -169,6 +172,9 @@ func (n *Node) Close() error {
 	select {
 	case <-n.done:
 	case <-time.After(closeGrace):
+	}
+	if errors.Is(err, net.ErrClosed) {
+		return nil // closed before
 	}
 	return err
 }

@@ -195,21 +195,23 @@ func TestExpiredDeviceIsOffUntilItsSessionIsExtended(t *testing.T) {
 func TestNewAuthKeyBringsALoggedOutNodeBack(t *testing.T) {
 	m := newMesh(t, device("dev-1"), agent("agt-1", "edge-1"))
 	m.allow("dev-1", "agt-1")
-	d, a := m.join("dev-1"), m.join("agt-1")
+	dir := t.TempDir()
+	d, a := m.joinIn(dir, "dev-1", m.key("dev-1")), m.join("agt-1")
 	greet(t, a, ":443")
+	wantGreeting(t, d, fqdn("edge-1"), "dev-1 of usr-dev-1")
 	addr := m.Status("dev-1").Addrs[0]
 	if err := d.Logout(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	state(t, d, "NeedsLogin")
+	if _, err := a.WhoIs(t.Context(), addrPortOf(m, "dev-1")); !errors.Is(err, overlay.ErrUnknownPeer) {
+		t.Errorf("the agent still knows it: %v", err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)
 	defer cancel()
-	if err := d.Reauth(ctx, "spkey-wrong"); err == nil || !strings.Contains(err.Error(), "unknown") {
-		t.Errorf("with a wrong key: %v", err)
+	if n, err := overlay.Join(ctx, m.config(dir, "dev-1", "spkey-wrong")); err == nil || !strings.Contains(err.Error(), "unknown") {
+		t.Errorf("with a wrong key: %v, %v", n, err)
 	}
-	if err := d.Reauth(ctx, m.key("dev-1")); err != nil {
-		t.Fatal(err)
-	}
+	d = m.joinIn(dir, "dev-1", m.key("dev-1"))
 	wantGreeting(t, d, fqdn("edge-1"), "dev-1 of usr-dev-1")
 	if m.Status("dev-1").Addrs[0] != addr {
 		t.Errorf("its address was %v and is %v", addr, m.Status("dev-1").Addrs[0])
@@ -223,9 +225,13 @@ func TestEndOfSessionThenLoginAgain(t *testing.T) {
 	greet(t, a, ":443")
 	m.setExpiry("dev-1", time.Now())
 	state(t, d, "NeedsLogin")
-	m.setExpiry("dev-1", time.Now().Add(time.Hour))
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)
 	defer cancel()
+	m.setExpiry("dev-1", time.Now())
+	if err := d.Reauth(ctx, "spkey-wrong"); err == nil || !strings.Contains(err.Error(), "session has ended") {
+		t.Errorf("with a wrong key: %v", err)
+	}
+	m.setExpiry("dev-1", time.Now().Add(time.Hour))
 	if err := d.Reauth(ctx, m.key("dev-1")); err != nil {
 		t.Fatal(err)
 	}
