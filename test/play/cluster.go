@@ -100,7 +100,7 @@ func (w *World) agentKubeconfig(ctx context.Context, c *Cluster) error {
 
 // StartAgent starts the cluster's agent, or starts it again on the same data.
 func (w *World) StartAgent(ctx context.Context, c *Cluster) error {
-	p, err := start("agent "+c.Name, filepath.Join(w.Dir, "logs", "agent-"+c.Name+".log"), w.overlayEnv(), w.bin("sallyport-agent"),
+	p, err := Start("agent "+c.Name, filepath.Join(w.Dir, "logs", "agent-"+c.Name+".log"), w.OverlayEnv(), w.bin("sallyport-agent"),
 		"--data-dir", filepath.Join(c.dir, "data"), "--kubeconfig", filepath.Join(c.dir, "kubeconfig"), "--join-token-file", filepath.Join(c.dir, "join-token"))
 	if err != nil {
 		return err

@@ -95,7 +95,7 @@ session:
 		return err
 	}
 	var err error
-	if c.Process, err = start("coordinator", filepath.Join(w.Dir, "logs", "coordinator.log"), nil, w.bin("sallyport-coordinator"), "--config", path); err != nil {
+	if c.Process, err = Start("coordinator", filepath.Join(w.Dir, "logs", "coordinator.log"), nil, w.bin("sallyport-coordinator"), "--config", path); err != nil {
 		return err
 	}
 	w.Coordinator = c

@@ -44,7 +44,7 @@ func (w *World) Person(name string) (*Person, error) {
 
 // Env is the environment that a shell of this person has.
 func (p *Person) Env() []string {
-	return append(p.w.overlayEnv(),
+	return append(p.w.OverlayEnv(),
 		"SALLYPORT_HOME="+p.Home,
 		"KUBECONFIG="+filepath.Join(p.Home, "kubeconfig"),
 		"PATH="+p.w.Bin+string(os.PathListSeparator)+filepath.Dir(p.w.Kubectl)+string(os.PathListSeparator)+os.Getenv("PATH"),
@@ -78,7 +78,7 @@ func (p *Person) KubectlIn(ctx context.Context, stdin string, args ...string) (R
 
 // Start starts kubectl and leaves it running, its output in a file.
 func (p *Person) Start(name string, args ...string) (*Process, error) {
-	return start(p.Name+" "+name, filepath.Join(p.w.Dir, "logs", p.Name+"-"+name+".log"), p.Env(), p.w.Kubectl, args...)
+	return Start(p.Name+" "+name, filepath.Join(p.w.Dir, "logs", p.Name+"-"+name+".log"), p.Env(), p.w.Kubectl, args...)
 }
 
 // Login runs `sallyport login` and does in the browser what the person would.
@@ -123,7 +123,7 @@ func (p *Person) Login(ctx context.Context) error {
 
 // Up runs the person's daemon until it is joined and its contexts are written.
 func (p *Person) Up(ctx context.Context) error {
-	d, err := start("daemon of "+p.Name, filepath.Join(p.w.Dir, "logs", "daemon-"+p.Name+".log"), p.Env(), p.w.bin("sallyport"), "up", "--foreground")
+	d, err := Start("daemon of "+p.Name, filepath.Join(p.w.Dir, "logs", "daemon-"+p.Name+".log"), p.Env(), p.w.bin("sallyport"), "up", "--foreground")
 	if err != nil {
 		return err
 	}

@@ -38,8 +38,8 @@ var spawner = sync.OnceValue(func() chan<- func() {
 	return work
 })
 
-// start runs a program; log is appended to.
-func start(name, log string, env []string, program string, args ...string) (*Process, error) {
+// Start runs a program; log is appended to.
+func Start(name, log string, env []string, program string, args ...string) (*Process, error) {
 	if err := os.MkdirAll(filepath.Dir(log), 0o700); err != nil {
 		return nil, err
 	}

@@ -118,9 +118,9 @@ func (w *World) Stop() {
 
 func (w *World) bin(name string) string { return filepath.Join(w.Bin, name) }
 
-// overlayEnv lets nodes believe in the network of a machine that has only
+// OverlayEnv lets nodes believe in the network of a machine that has only
 // loopback.
-func (w *World) overlayEnv() []string { return []string{"TS_ASSUME_NETWORK_UP_FOR_TEST=1"} }
+func (w *World) OverlayEnv() []string { return []string{"TS_ASSUME_NETWORK_UP_FOR_TEST=1"} }
 
 // secret reads a password, or makes one that nobody has to type.
 func secret(path string) (string, error) {

@@ -43,6 +43,9 @@ func clusterAdd() *cli.Command {
 				Cluster: c.Args().First(), JoinToken: placeholder, Image: c.String("image"), Ceiling: c.String("ceiling"),
 				ExtraGroups: c.StringSlice("api-group"), Beside: c.IsSet("beside"), EmptyDir: c.Bool("empty-dir"),
 			}
+			if params.Beside {
+				params.Image = ""
+			}
 			// Everything that can be refused here is, before a cluster exists.
 			if _, err := manifest.Render(params); err != nil {
 				return err
