@@ -152,7 +152,7 @@ func (s *Store) Size(agentID string) uint64 {
 	defer s.mu.Unlock()
 	var n uint64
 	for _, st := range s.logs {
-		if st.meta.Agent == agentID {
+		if st.info().Agent == agentID {
 			n += st.size.Load()
 		}
 	}
