@@ -80,7 +80,7 @@ func New(cfg Config) (*Client, error) {
 	c.HTTP = &http.Client{
 		Transport: agentHeader{cfg.Agent, t},
 		CheckRedirect: func(req *http.Request, _ []*http.Request) error {
-			return fmt.Errorf("the server wants to send us to %s", req.URL.Redacted())
+			return &redirectError{req.URL.Host}
 		},
 	}
 	c.options = append([]connect.ClientOption{connect.WithReadMaxBytes(readLimit)}, cfg.Options...)
@@ -154,6 +154,11 @@ func tlsConfig(cfg Config) (*tls.Config, error) {
 	}
 	return c, nil
 }
+
+// redirectError says that a server wanted to send a request on.
+type redirectError struct{ to string }
+
+func (e *redirectError) Error() string { return "the server wants to send us to " + e.to }
 
 type agentHeader struct {
 	agent string

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"strings"
 	"syscall"
 
@@ -20,10 +21,10 @@ import (
 // error, in ASCII.
 const HintHeader = "Sallyport-Hint"
 
-// Explain turns what a call to the coordinator at url ended with into one line
+// Explain turns what a call to the coordinator ended with into one line
 // for a person, with a hint where there is one. The original stays wrapped, so
 // that connect.CodeOf and errors.Is go on working. Explain of nil is nil.
-func Explain(url string, err error) error {
+func Explain(at string, err error) error {
 	var (
 		pin       *PinError
 		unknown   x509.UnknownAuthorityError
@@ -37,25 +38,25 @@ func Explain(url string, err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &pin):
-		return process.Hint(say(err, "%s is not the coordinator that the login URL pins: %v", url, pin),
-			"get the login URL again from who runs it; if it changed for a good reason, it ends in #sha256:"+pin.Seen)
+		return process.Hint(say(err, "%s is not the coordinator that the login URL pins: %v", at, pin),
+			"ask who runs it for the login URL; trust the other pin only if they name it")
 	case errors.Is(err, pki.ErrPin):
-		return say(err, "%s is not the coordinator that the login URL pins", url)
+		return say(err, "%s is not the coordinator that the login URL pins", at)
 	case errors.As(err, &unknown):
-		return process.Hint(say(err, "the certificate of %s comes from a root that is not known here", url),
+		return process.Hint(say(err, "the certificate of %s comes from a root that is not known here", at),
 			"use the whole login URL, with #sha256:… at its end")
 	case errors.As(err, &host):
-		return say(err, "the certificate of %s is for another name: %v", url, host)
+		return say(err, "the certificate of %s is for another name: %v", at, host)
 	case errors.As(err, &invalid):
-		return say(err, "the certificate of %s is no good: %v", url, invalid)
+		return say(err, "the certificate of %s is no good: %v", at, invalid)
 	case errors.As(err, &record):
-		return say(err, "%s does not speak TLS 1.3", url)
+		return say(err, "%s does not speak TLS 1.3", at)
 	case errors.As(err, &dns):
-		return say(err, "cannot find %s: no such host", url)
+		return say(err, "cannot find %s: no such host", at)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return say(err, "nothing listens at %s", url)
+		return say(err, "nothing listens at %s", at)
 	case errors.Is(err, context.DeadlineExceeded), isTimeout(err):
-		return say(err, "%s did not answer in time", url)
+		return say(err, "%s did not answer in time", at)
 	case errors.Is(err, context.Canceled):
 		return err
 	case errors.As(err, &fromThere) && connect.IsWireError(err):
@@ -65,27 +66,26 @@ func Explain(url string, err error) error {
 		}
 		return said
 	case NotACoordinator(err):
-		return process.Hint(say(err, "%s answers, but not as a Sallyport coordinator", url), "check the login URL")
+		return process.Hint(say(err, "%s answers, but not as a Sallyport coordinator", at), "check the login URL")
 	}
-	return say(err, "cannot reach %s: %s", url, strings.TrimPrefix(err.Error(), connect.CodeOf(err).String()+": "))
+	return say(err, "cannot reach %s: %s", at, strings.TrimPrefix(err.Error(), connect.CodeOf(err).String()+": "))
 }
 
 // NotACoordinator reports whether something answered that is no Connect service:
-// another web server, for instance.
+// another web server, for instance. A gateway that says that nobody is behind it
+// (502 to 504) is not that.
 func NotACoordinator(err error) bool {
 	var e *connect.Error
 	if !errors.As(err, &e) || connect.IsWireError(err) {
 		return false
 	}
-	var n net.Error
-	if errors.As(err, &n) {
-		return false
-	}
-	switch e.Code() {
-	case connect.CodeUnimplemented, connect.CodeInternal, connect.CodeUnknown:
+	var redirect *redirectError
+	if errors.As(err, &redirect) {
 		return true
 	}
-	return strings.Contains(e.Message(), "invalid content-type") || strings.HasPrefix(e.Message(), "HTTP status")
+	var transport *url.Error
+	return !errors.As(err, &transport) && e.Code() != connect.CodeUnavailable &&
+		!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 }
 
 // SessionOver reports whether err is the coordinator saying that this session

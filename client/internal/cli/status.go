@@ -2,7 +2,6 @@ package cli
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -57,15 +56,7 @@ func runStatus(c *cli.Context, h *here) error {
 	} else {
 		h.text(*st)
 	}
-	switch st.State {
-	case localapi.Joined:
-		return nil
-	case localapi.Stopped:
-		return process.Hint(localapi.ErrNotRunning, "sallyport up")
-	case localapi.Ended:
-		return process.Hint(errors.New(st.Problem), "sallyport login")
-	}
-	return errors.New("not on the overlay yet")
+	return st.Err()
 }
 
 func (h *here) text(st localapi.Status) {

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -70,17 +69,10 @@ func (h *here) settled(ctx context.Context) (localapi.Status, error) {
 		defer cancel()
 		st, err = h.daemon.Status(look)
 	}
-	switch {
-	case err != nil:
-		return st, err
-	case st.State == localapi.Ended:
-		return st, process.Hint(errors.New(st.Problem), "sallyport login")
-	case st.State == localapi.Joined && (st.Connected || len(st.Clusters) > 0):
-		return st, nil
-	case st.Problem != "":
-		return st, process.Hint(fmt.Errorf("the daemon is running, but has not joined yet: %s", st.Problem), "sallyport status shows when it has")
+	if err == nil {
+		err = st.Err()
 	}
-	return st, process.Hint(errors.New("the daemon is running, but has not joined yet"), "sallyport status shows when it has")
+	return st, err
 }
 
 func (h *here) welcome(st localapi.Status) {

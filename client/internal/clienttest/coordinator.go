@@ -12,11 +12,13 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -54,6 +56,8 @@ type Coordinator struct {
 	over    map[string]string // sessions that ended, and why
 	logouts []string
 	enrols  int
+
+	away atomic.Bool
 
 	root   issuer
 	signer *ecdsa.PrivateKey
@@ -94,31 +98,47 @@ func Start(t testing.TB) *Coordinator {
 		signer:  newKey(t),
 	}
 	c.RootPEM = string(pki.EncodeChain(c.root.cert))
-	servers := newCA(t, &c.root)
-	key := newKey(t)
-	leaf := sign(t, servers, key, &x509.Certificate{
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		KeyUsage:    x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	})
 
 	mux := http.NewServeMux()
 	mux.Handle(apiv1connect.NewEnrollServiceHandler(c))
 	mux.Handle(apiv1connect.NewSessionServiceHandler(c))
 	c.provide(mux)
-	c.server = httptest.NewUnstartedServer(mux)
-	c.server.EnableHTTP2 = true
-	c.server.Config.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+	c.server = c.serve(t, mux)
+	c.Link = pki.Link{URL: c.server.URL, Pin: pki.Pin(c.root.cert)}
+	return c
+}
+
+// Beside serves something else under the same root: a server that has a good
+// certificate and is no coordinator.
+func (c *Coordinator) Beside(t testing.TB, handler http.Handler) pki.Link {
+	t.Helper()
+	return pki.Link{URL: c.serve(t, handler).URL, Pin: c.Link.Pin}
+}
+
+func (c *Coordinator) serve(t testing.TB, handler http.Handler) *httptest.Server {
+	t.Helper()
+	servers, key := newCA(t, &c.root), newKey(t)
+	leaf := sign(t, servers, key, &x509.Certificate{
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		KeyUsage:    x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
+	s := httptest.NewUnstartedServer(handler)
+	s.EnableHTTP2 = true
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	s.Config.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		if c.away.Load() {
+			conn.Close()
+		}
 		return context.WithValue(ctx, connKey{}, conn)
 	}
-	c.server.TLS = &tls.Config{
+	s.TLS = &tls.Config{
 		MinVersion:   tls.VersionTLS13,
 		ClientAuth:   tls.RequestClientCert,
 		Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Raw, servers.cert.Raw, c.root.cert.Raw}, PrivateKey: key}},
 	}
-	c.server.StartTLS()
-	t.Cleanup(c.server.Close)
-	c.Link = pki.Link{URL: c.server.URL, Pin: pki.Pin(c.root.cert)}
-	return c
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s
 }
 
 // Client is an HTTP client that trusts the coordinator: the person's browser.
@@ -146,8 +166,14 @@ func (c *Coordinator) End(reason string) {
 	c.changed = make(chan struct{})
 }
 
-// Drop cuts every connection, as a network does.
-func (c *Coordinator) Drop() { c.server.CloseClientConnections() }
+// Away makes the coordinator unreachable, or reachable again: connections that
+// stand are cut, new ones are too.
+func (c *Coordinator) Away(away bool) {
+	c.away.Store(away)
+	if away {
+		c.server.CloseClientConnections()
+	}
+}
 
 // Logouts are the sessions that were logged out.
 func (c *Coordinator) Logouts() []string {

@@ -92,15 +92,9 @@ func ask(ctx context.Context, daemon *localapi.Client, cluster string) error {
 		return process.Hint(err, "sallyport up")
 	case err != nil:
 		return err
-	case a.State == localapi.Ended:
-		return process.Hint(errors.New(a.Problem), "sallyport login")
-	case !a.Open:
+	case a.State == localapi.Joined && !a.Open:
 		// Nobody told this device whether there is such a cluster.
 		return process.Hint(fmt.Errorf("no cluster %q is open to you", cluster), "sallyport status shows those that are")
-	case a.State == localapi.Joining && a.Problem != "":
-		return process.Hint(fmt.Errorf("not on the overlay: %s", a.Problem), "sallyport status")
-	case a.State != localapi.Joined:
-		return process.Hint(errors.New("not on the overlay yet"), "sallyport status")
 	}
-	return nil
+	return localapi.Status{State: a.State, Problem: a.Problem, Hint: a.Hint}.Err()
 }

@@ -85,8 +85,9 @@ func (s *seat) take(ctx context.Context, p *profile.Profile) error {
 		s.node, s.device, s.root = node, p.Session.DeviceID, string(p.Trust())
 	}
 	if err := s.enrol(ctx, p.Session); err != nil {
-		// The next try starts from nothing.
-		s.leave()
+		if ctx.Err() == nil {
+			s.leave() // the next try starts from nothing
+		}
 		return err
 	}
 	s.d.state.set(func(st *state) { st.online, st.overlay = s.node, "" })
@@ -173,6 +174,17 @@ func (s *seat) keep(ctx context.Context, p *profile.Profile) error {
 		case st.State == "NeedsLogin":
 			return errors.New("the coordinator took this device off the overlay")
 		}
+	}
+}
+
+// doubt says that the device is not on the overlay until take has seen that it is,
+// where the node is not running now.
+func (s *seat) doubt(ctx context.Context) {
+	if s.node == nil {
+		return
+	}
+	if st, err := s.node.Status(ctx); err != nil || !st.Running {
+		s.d.state.set(func(st *state) { st.online = nil })
 	}
 }
 

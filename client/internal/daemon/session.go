@@ -36,12 +36,12 @@ func (d *Daemon) sessions(ctx context.Context, p *profile.Profile) error {
 				return nil
 			}
 		}
-		p = d.next(asked, seat)
+		p = d.next(ctx, asked, seat)
 		for p == nil {
 			if asked = d.awaitReload(ctx); asked == nil {
 				return nil
 			}
-			p = d.next(asked, seat)
+			p = d.next(ctx, asked, seat)
 		}
 	}
 }
@@ -72,7 +72,7 @@ func (d *Daemon) awaitReload(ctx context.Context) chan error {
 }
 
 // next takes up what is in the home, and answers whoever asked for it.
-func (d *Daemon) next(asked chan error, seat *seat) *profile.Profile {
+func (d *Daemon) next(ctx context.Context, asked chan error, seat *seat) *profile.Profile {
 	p, err := d.cfg.Home.LoadSession(time.Now())
 	if err == nil && seat.elsewhere(p) {
 		err = errors.New("this daemon is on the overlay of another coordinator")
@@ -83,10 +83,11 @@ func (d *Daemon) next(asked chan error, seat *seat) *profile.Profile {
 		return nil
 	}
 	d.cfg.Log.Info("session taken up", "user", p.Session.UserName, "session", p.Session.ID)
+	seat.doubt(ctx)
 	clusters := Remembered(d.cfg.Home, p)
 	d.state.set(func(s *state) {
 		s.profile, s.clusters = p, clusters
-		s.ended, s.watch, s.overlay, s.context = "", "", "", ""
+		s.ended, s.watch, s.overlay, s.context = nil, "", "", ""
 		s.synced = false
 	})
 	asked <- nil
@@ -96,12 +97,11 @@ func (d *Daemon) next(asked chan error, seat *seat) *profile.Profile {
 // end leaves the overlay and keeps the reason.
 func (d *Daemon) end(err error, seat *seat) {
 	seat.leave()
-	reason := "the session is over"
-	if err != nil {
-		reason = err.Error()
+	if err == nil {
+		err = errOver("the session is over")
 	}
-	d.cfg.Log.Warn("session over", "reason", reason)
-	d.state.set(func(s *state) { s.ended, s.connected = reason, false })
+	d.cfg.Log.Warn("session over", "reason", err)
+	d.state.set(func(s *state) { s.ended, s.connected = err, false })
 }
 
 // session works until the session is over (errOver) or ctx ends.

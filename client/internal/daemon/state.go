@@ -14,7 +14,7 @@ type state struct {
 
 	profile *profile.Profile
 	online  Node   // nil while not on the overlay
-	ended   string // why the session is over
+	ended   error  // why the session is over
 	overlay string // what is wrong with the overlay
 	watch   string // what is wrong with the coordinator
 	context string // what is wrong with kubeconfig

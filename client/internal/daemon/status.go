@@ -11,6 +11,7 @@ import (
 
 	"github.com/sallyport-mesh/sallyport/client/internal/localapi"
 	"github.com/sallyport-mesh/sallyport/pkg/overlay"
+	"github.com/sallyport-mesh/sallyport/pkg/process"
 )
 
 // pingTimeout bounds how long a status waits for a path's latency.
@@ -20,7 +21,7 @@ const pingTimeout = 800 * time.Millisecond
 func (d *Daemon) Access(cluster string) localapi.Access {
 	var a localapi.Access
 	d.state.get(func(s *state) {
-		a.State, a.Problem = s.stage()
+		a.State, a.Problem, a.Hint = s.stage()
 		a.Open = slices.ContainsFunc(s.clusters, func(c localapi.Cluster) bool { return c.Name == cluster })
 	})
 	return a
@@ -31,7 +32,7 @@ func (d *Daemon) Access(cluster string) localapi.Access {
 func (d *Daemon) Settled(ctx context.Context) localapi.Status {
 	for {
 		var settled bool
-		changed := d.state.get(func(s *state) { settled = s.ended != "" || s.online != nil && s.synced })
+		changed := d.state.get(func(s *state) { settled = s.ended != nil || s.online != nil && s.synced })
 		if settled {
 			return d.Status(ctx)
 		}
@@ -48,7 +49,7 @@ func (d *Daemon) Status(ctx context.Context) localapi.Status {
 	var st localapi.Status
 	var node Node
 	d.state.get(func(s *state) {
-		st.State, st.Problem = s.stage()
+		st.State, st.Problem, st.Hint = s.stage()
 		st.Connected, st.Revision = s.connected, s.revision
 		st.Clusters, st.Blocked = slices.Clone(s.clusters), s.blocked
 		st.Coordinator = s.profile.Link().URL
@@ -65,16 +66,16 @@ func (d *Daemon) Status(ctx context.Context) localapi.Status {
 	return st
 }
 
-// stage is the state in one word, and what is wrong, for people.
-func (s *state) stage() (localapi.State, string) {
-	problems := slices.DeleteFunc([]string{s.overlay, s.watch, s.context}, func(p string) bool { return p == "" })
-	switch {
-	case s.ended != "":
-		return localapi.Ended, s.ended
-	case s.online == nil:
-		return localapi.Joining, strings.Join(problems, "; ")
+// stage is the state in one word, what is wrong, for people, and what to do.
+func (s *state) stage() (localapi.State, string, string) {
+	if s.ended != nil {
+		return localapi.Ended, s.ended.Error(), append(process.Hints(s.ended), "sallyport login")[0]
 	}
-	return localapi.Joined, strings.Join(problems, "; ")
+	problems := slices.DeleteFunc([]string{s.overlay, s.watch, s.context}, func(p string) bool { return p == "" })
+	if s.online == nil {
+		return localapi.Joining, strings.Join(problems, "; "), ""
+	}
+	return localapi.Joined, strings.Join(problems, "; "), ""
 }
 
 // addPaths asks for each cluster's agents how packets reach them, all at once.

@@ -35,7 +35,7 @@ func (d *Daemon) watch(ctx context.Context, p *profile.Profile) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case apiclient.SessionOver(err):
-			return errOver(apiclient.Explain(client.URL, err).Error())
+			return apiclient.Explain(client.URL, err)
 		}
 		problem := "the coordinator closed the connection"
 		if err != nil {

@@ -1,6 +1,12 @@
 package localapi
 
-import "time"
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sallyport-mesh/sallyport/pkg/process"
+)
 
 // State is what the daemon is doing.
 type State string
@@ -18,8 +24,10 @@ type Status struct {
 	PID     int    `json:"pid"`
 	Version string `json:"version"`
 	State   State  `json:"state"`
-	// Problem is what is wrong, for people; empty when nothing is.
+	// Problem is what is wrong, for people; empty when nothing is. Hint is what
+	// to do about it.
 	Problem string `json:"problem,omitempty"`
+	Hint    string `json:"hint,omitempty"`
 
 	UserName  string    `json:"user"`
 	UserID    string    `json:"userId"`
@@ -71,7 +79,24 @@ type Path struct {
 type Access struct {
 	State   State  `json:"state"`
 	Problem string `json:"problem,omitempty"`
+	Hint    string `json:"hint,omitempty"`
 	// Open says whether the cluster is open to this person. It does not tell a
 	// cluster that is closed from one that does not exist: nobody told us either.
 	Open bool `json:"open"`
+}
+
+// Err is why kubectl cannot work, as an error with its hint; nil when it can.
+func (s Status) Err() error {
+	switch s.State {
+	case Joined:
+		return nil
+	case Stopped:
+		return process.Hint(ErrNotRunning, "sallyport up")
+	case Ended:
+		return process.Hint(errors.New(s.Problem), s.Hint)
+	}
+	if s.Problem != "" {
+		return process.Hint(fmt.Errorf("not on the overlay: %s", s.Problem), "sallyport status shows when it has joined")
+	}
+	return process.Hint(errors.New("not on the overlay yet"), "sallyport status shows when it has joined")
 }
