@@ -182,6 +182,14 @@ func (w *world) person(name, role string, namespaces ...string) *person {
 	return &person{UserCert: u, name: name, addr: addr, cert: w.users.issue(w.t, w.users.userTemplate(w.t, u))}
 }
 
+// anywhere makes the person's device the one at 127.0.0.1, for the parts of
+// client-go that dial by themselves.
+func (w *world) anywhere(p *person) *person {
+	p.addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	w.overlay.set(p.addr, proxy.Peer{DeviceID: p.DeviceID, UserID: p.UserID})
+	return p
+}
+
 // publish changes the bundle and puts the new policy in force, without Cut.
 func (w *world) publish(change func(*apiv1.Bundle)) *policy.Policy {
 	w.t.Helper()

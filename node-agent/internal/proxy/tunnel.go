@@ -16,8 +16,12 @@ import (
 
 // Step 7 for upgrades: exec, attach and port-forward, over WebSocket or SPDY.
 
-// maxUpgradeError bounds what is relayed of the answer to a failed upgrade.
-const maxUpgradeError = 64 << 10
+// What is relayed of the answer to a failed upgrade is bounded in bytes and in
+// time: it has no end where the apiserver keeps its connection open.
+const (
+	maxUpgradeError  = 64 << 10
+	upgradeErrorTime = 2 * time.Second
+)
 
 // forwardUpgrade sends the upgrade on a connection of its own and joins both
 // connections where the apiserver agrees. Where it does not, its answer is
@@ -41,7 +45,7 @@ func (x *exchange) forwardUpgrade(*http.Request) *refusal {
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusSwitchingProtocols {
-		return x.upgradeFailed(res)
+		return x.upgradeFailed(res, raw)
 	}
 	backend, ok := res.Body.(io.ReadWriteCloser)
 	if !ok || raw == nil {
@@ -70,7 +74,7 @@ func (x *exchange) checkSwitch(res *http.Response) *refusal {
 }
 
 // upgradeFailed relays why the apiserver did not upgrade.
-func (x *exchange) upgradeFailed(res *http.Response) *refusal {
+func (x *exchange) upgradeFailed(res *http.Response, raw net.Conn) *refusal {
 	if res.StatusCode < 400 {
 		return badGateway("the apiserver answered an upgrade with status " + strconv.Itoa(res.StatusCode))
 	}
@@ -83,7 +87,11 @@ func (x *exchange) upgradeFailed(res *http.Response) *refusal {
 	h.Set("Connection", "close")
 	h.Set("Audit-Id", x.id)
 	x.answered, x.code = true, res.StatusCode
+	x.writeDeadline(time.Now().Add(refusalTimeout))
 	x.w.WriteHeader(res.StatusCode)
+	if raw != nil {
+		defer time.AfterFunc(upgradeErrorTime, func() { raw.Close() }).Stop()
+	}
 	n, _ := io.Copy(x.w, io.LimitReader(res.Body, maxUpgradeError))
 	x.out.Add(n)
 	x.ending = "not upgraded"
