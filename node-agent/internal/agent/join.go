@@ -31,32 +31,31 @@ func whoWeAre(ctx context.Context, cfg config.Config, dir *directory, c *cluster
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, process.Hint(err, "to begin anew, move "+dir.path+" away and make another join token: sallyportctl cluster token CLUSTER")
 	}
-	if id, err = enrol(ctx, cfg, dir, c, version); err != nil {
+	token, id, err := enrol(ctx, cfg, dir, c, version)
+	if err != nil {
 		dir.abandon()
 		return nil, err
 	}
 	log.Info("enrolled", "cluster", id.Enrolment().ClusterName, "agent", id.Enrolment().AgentID)
-	if cfg.JoinToken == "" && cfg.JoinTokenFile == "" {
-		if err := c.forgetJoinSecret(ctx); err != nil {
-			log.Warn("the used join token could not be deleted", "error", err)
-		}
+	if err := c.forgetJoinSecret(ctx, token); err != nil {
+		log.Warn("the used join token could not be deleted", "error", err)
 	}
 	return id, nil
 }
 
-func enrol(ctx context.Context, cfg config.Config, dir *directory, c *cluster, version string) (*enroll.Identity, error) {
+func enrol(ctx context.Context, cfg config.Config, dir *directory, c *cluster, version string) (token pki.JoinToken, id *enroll.Identity, err error) {
 	if err := c.whoAmI(ctx); err != nil {
-		return nil, err
+		return token, nil, err
 	}
 	uid, err := c.uid(ctx)
 	if err != nil {
-		return nil, err
+		return token, nil, err
 	}
-	token, err := joinToken(ctx, cfg, c)
-	if err != nil {
-		return nil, err
+	if token, err = joinToken(ctx, cfg, c); err != nil {
+		return token, nil, err
 	}
-	return enroll.Enroll(ctx, enroll.Config{Dir: dir.path, Token: token, KubeSystemUID: uid, Version: version})
+	id, err = enroll.Enroll(ctx, enroll.Config{Dir: dir.path, Token: token, KubeSystemUID: uid, Version: version})
+	return token, id, err
 }
 
 func joinToken(ctx context.Context, cfg config.Config, c *cluster) (pki.JoinToken, error) {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/sallyport-mesh/sallyport/deploy/manifest"
+	"github.com/sallyport-mesh/sallyport/pkg/pki"
 	"github.com/sallyport-mesh/sallyport/pkg/process"
 )
 
@@ -124,11 +125,19 @@ func (c *cluster) joinSecret(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(s.Data[manifest.JoinSecretKey])), nil
 }
 
-// forgetJoinSecret deletes the token, which has been used.
-func (c *cluster) forgetJoinSecret(ctx context.Context) error {
+// forgetJoinSecret deletes the token, which has been used, if it is the one that
+// the manifest brought.
+func (c *cluster) forgetJoinSecret(ctx context.Context, used pki.JoinToken) error {
 	ctx, cancel := context.WithTimeout(ctx, clusterTimeout)
 	defer cancel()
-	err := c.client.CoreV1().Secrets(manifest.SystemNamespace).Delete(ctx, manifest.JoinSecret, metav1.DeleteOptions{})
+	secrets := c.client.CoreV1().Secrets(manifest.SystemNamespace)
+	s, err := secrets.Get(ctx, manifest.JoinSecret, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && strings.TrimSpace(string(s.Data[manifest.JoinSecretKey])) != used.String() {
+		return nil
+	}
+	if err == nil {
+		err = secrets.Delete(ctx, manifest.JoinSecret, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &s.UID}})
+	}
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("deleting the used join token: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -75,17 +76,23 @@ func Enroll(ctx context.Context, cfg Config) (*Identity, error) {
 	return id, id.save()
 }
 
-// explain says what is wrong with an enrolment, and what to do about it.
+// explain says what is wrong with an enrolment, and what to do about it. The
+// coordinator's own hints stand; those about login URLs would mislead here.
 func explain(url string, err error) error {
 	said := apiclient.Explain(url, err)
-	if len(process.Hints(said)) > 0 {
-		return said
-	}
+	_, unknownRoot := errors.AsType[x509.UnknownAuthorityError](err)
 	switch {
+	case errors.Is(err, pki.ErrPin):
+		return process.Hint(fmt.Errorf("%s is not the coordinator that the join token is of: it presents another root", url),
+			"make another join token: sallyportctl cluster token CLUSTER; if that one is refused too, somebody is in between")
+	case unknownRoot:
+		return process.Hint(errors.New(said.Error()), "make another join token, which names the root: sallyportctl cluster token CLUSTER")
+	case apiclient.NotACoordinator(err):
+		return process.Hint(fmt.Errorf("%s is not a Sallyport coordinator", url), "make another join token: sallyportctl cluster token CLUSTER")
+	case len(process.Hints(said)) > 0:
+		return said
 	case connect.IsWireError(err) && connect.CodeOf(err) == connect.CodePermissionDenied:
 		return process.Hint(said, "make another join token: sallyportctl cluster token CLUSTER")
-	case errors.Is(err, pki.ErrPin):
-		return process.Hint(said, "the join token may be of another coordinator, or somebody is in between: make another one")
 	}
 	return process.Hint(said, "check that the coordinator runs and that "+url+" is reachable from here")
 }
