@@ -46,18 +46,29 @@ func newApp(version string, stdout, stderr io.Writer) *cli.App {
 
 // unknown is what runs when no command matches.
 func unknown(c *cli.Context) error {
+	if c.Args().Len() == 0 && nested(c) {
+		return cli.ShowSubcommandHelp(c)
+	}
 	if c.Args().Len() == 0 {
 		return cli.ShowAppHelp(c)
 	}
-	return process.Hint(process.Usage("there is no command %q", c.Args().First()), c.App.Name+" --help")
+	return process.Hint(process.Usage("there is no command %q", c.Args().First()), line(c)+" --help")
 }
 
 func usage(c *cli.Context, err error, _ bool) error {
-	name := c.App.Name
-	if c.Command != nil && c.Command.Name != "" && c.Command.Name != name {
-		name += " " + c.Command.Name
+	return process.Hint(process.WithExitCode(err, process.Misused), line(c)+" --help")
+}
+
+func nested(c *cli.Context) bool {
+	return c.Command != nil && c.Command.Name != "" && c.Command.Name != "sallyport"
+}
+
+// line is what was typed to get to the command.
+func line(c *cli.Context) string {
+	if nested(c) {
+		return "sallyport " + c.Command.Name
 	}
-	return process.Hint(process.WithExitCode(err, process.Misused), name+" --help")
+	return "sallyport"
 }
 
 // verb makes a command of ours: its example is in its help, and arguments that
@@ -88,17 +99,20 @@ type here struct {
 }
 
 func locate(c *cli.Context) (*here, error) {
-	home, err := profile.Find("")
+	h, err := hereIn("")
 	if err != nil {
 		return nil, err
 	}
-	return &here{
-		home:    home,
-		daemon:  localapi.NewClient(home.Path(daemon.SocketFile)),
-		version: c.App.Version,
-		out:     c.App.Writer,
-		err:     c.App.ErrWriter,
-	}, nil
+	h.version, h.out, h.err = c.App.Version, c.App.Writer, c.App.ErrWriter
+	return h, nil
+}
+
+func hereIn(dir string) (*here, error) {
+	home, err := profile.Find(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &here{home: home, daemon: localapi.NewClient(home.Path(daemon.SocketFile))}, nil
 }
 
 func (h *here) say(format string, args ...any) {

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/sallyport-mesh/sallyport/client/internal/daemon"
+	"github.com/sallyport-mesh/sallyport/client/internal/kubeconfig"
 	"github.com/sallyport-mesh/sallyport/pkg/process"
 )
 
@@ -19,17 +20,21 @@ func daemonCommand() *cli.Command {
 		Hidden: true,
 		Usage:  "stay and carry kubectl (started by sallyport up)",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "kubeconfig", Required: true},
+			&cli.StringFlag{Name: "kubeconfig", Usage: "keep contexts in `FILE`"},
 			&cli.BoolFlag{Name: "verbose"},
 			&cli.BoolFlag{Name: "started", Usage: "tell the starter, on file descriptor 3, how it went"},
 		},
 	}, 0, func(c *cli.Context, h *here) error {
+		path, err := kubeconfig.DefaultPath(c.String("kubeconfig"))
+		if err != nil {
+			return err
+		}
 		if !c.Bool("started") {
-			return h.stay(c.Context, c.String("kubeconfig"), c.Bool("verbose"), nil)
+			return h.stay(c.Context, path, c.Bool("verbose"), nil)
 		}
 		starter := os.NewFile(3, "starter")
 		told := false
-		err := h.stay(c.Context, c.String("kubeconfig"), c.Bool("verbose"), func() {
+		err = h.stay(c.Context, path, c.Bool("verbose"), func() {
 			_, _ = io.WriteString(starter, listening) // a starter that is gone needs no answer
 			starter.Close()
 			told = true

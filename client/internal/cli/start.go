@@ -92,6 +92,11 @@ func (h *here) stop(ctx context.Context) error {
 	if err := h.daemon.Stop(ctx); err != nil {
 		return err
 	}
+	return h.gone(ctx)
+}
+
+// gone waits until no daemon holds the home.
+func (h *here) gone(ctx context.Context) error {
 	lock := flock.New(h.home.Path(daemon.LockFile), flock.SetPermissions(0o600))
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
