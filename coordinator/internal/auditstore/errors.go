@@ -1,6 +1,7 @@
 package auditstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -65,9 +66,16 @@ func (e *ConflictError) Error() string {
 // with the Reason.
 func Status(err error) error {
 	var conflict *ConflictError
+	var status *connect.Error
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &status):
+		return err
+	case errors.Is(err, context.Canceled):
+		return connect.NewError(connect.CodeCanceled, err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return connect.NewError(connect.CodeDeadlineExceeded, err)
 	case errors.As(err, &conflict):
 		out := connect.NewError(connect.CodeFailedPrecondition, err)
 		detail, derr := connect.NewErrorDetail(&apiv1.AppendConflict{

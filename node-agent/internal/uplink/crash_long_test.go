@@ -1,0 +1,6 @@
+//go:build long
+
+package uplink
+
+// crashRounds is how often something is killed.
+const crashRounds = 100
