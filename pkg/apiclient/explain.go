@@ -2,11 +2,11 @@ package apiclient
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"strings"
 	"syscall"
@@ -30,7 +30,6 @@ func Explain(at string, err error) error {
 		unknown   x509.UnknownAuthorityError
 		host      x509.HostnameError
 		invalid   x509.CertificateInvalidError
-		record    tls.RecordHeaderError
 		dns       *net.DNSError
 		fromThere *connect.Error
 	)
@@ -49,8 +48,8 @@ func Explain(at string, err error) error {
 		return say(err, "the certificate of %s is for another name: %v", at, host)
 	case errors.As(err, &invalid):
 		return say(err, "the certificate of %s is no good: %v", at, invalid)
-	case errors.As(err, &record):
-		return say(err, "%s does not speak TLS 1.3", at)
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return say(err, "%s speaks plain HTTP, not TLS", at)
 	case errors.As(err, &dns):
 		return say(err, "cannot find %s: no such host", at)
 	case errors.Is(err, syscall.ECONNREFUSED):
