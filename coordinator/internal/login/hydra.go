@@ -59,6 +59,9 @@ func hydraError(doing string, resp *http.Response, err error) error {
 		return nil
 	}
 	if resp == nil {
+		if e, ok := errors.AsType[*url.Error](err); ok {
+			err = e.Err // without the URL, which holds the challenge
+		}
 		return fmt.Errorf("%s: %w: %w", doing, errHydraAway, err)
 	}
 	io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) //nolint:errcheck // only so that the connection can be used again

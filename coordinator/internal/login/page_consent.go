@@ -12,9 +12,9 @@ import (
 
 // consentView is what the consent page shows.
 type consentView struct {
-	Challenge, Token   string
-	Application, Where string
-	User, DisplayName  string
+	Challenge, Token  string
+	Application, Port string
+	User, DisplayName string
 }
 
 func (a *App) showConsent(w http.ResponseWriter, r *http.Request) {
@@ -27,7 +27,7 @@ func (a *App) showConsent(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.pages.render(w, http.StatusOK, "consent", "Allow this device?", consentView{
-		Challenge: c.text, Token: token, Application: application(req.GetClient()), Where: where(req.GetRequestUrl()),
+		Challenge: c.text, Token: token, Application: application(req.GetClient()), Port: port(req.GetRequestUrl()),
 		User: u.Name, DisplayName: u.DisplayName,
 	})
 }

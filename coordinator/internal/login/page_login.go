@@ -17,7 +17,7 @@ import (
 type loginView struct {
 	Challenge, Token string
 	Application      string
-	Where            string // the device, as far as it is known
+	Port             string // of the loopback listener that waits; "" if none does
 	User             string // what was typed before
 	Problem          string
 }
@@ -71,7 +71,7 @@ func (a *App) loginView(w http.ResponseWriter, r *http.Request, c challenge, tok
 		return loginView{}, false
 	}
 	return loginView{
-		Challenge: c.text, Token: token, Application: application(req.GetClient()), Where: where(req.GetRequestUrl()),
+		Challenge: c.text, Token: token, Application: application(req.GetClient()), Port: port(req.GetRequestUrl()),
 	}, true
 }
 
@@ -82,9 +82,9 @@ func application(c hydra.OAuth2Client) string {
 	return c.GetClientId()
 }
 
-// where says which device asks: a loopback redirect is the machine on which the
-// browser runs.
-func where(requestURL string) string {
+// port says which device asks: a loopback redirect is the machine on which the
+// browser runs, and the port the program on it.
+func port(requestURL string) string {
 	u, err := url.Parse(requestURL)
 	if err != nil {
 		return ""
@@ -93,7 +93,7 @@ func where(requestURL string) string {
 	if err != nil || to.Hostname() != "127.0.0.1" && to.Hostname() != "::1" {
 		return ""
 	}
-	return "this computer (port " + to.Port() + ")"
+	return to.Port()
 }
 
 func (a *App) postLogin(w http.ResponseWriter, r *http.Request) {

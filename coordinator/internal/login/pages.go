@@ -47,13 +47,12 @@ func (p *pages) render(w http.ResponseWriter, code int, page, title string, view
 	w.Write(b.Bytes()) //nolint:errcheck // the browser went away: nobody to tell
 }
 
-// assets serves the style sheet and the icon.
-func (p *pages) assets() http.Handler {
-	next := http.FileServerFS(files)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+// asset serves one file: there is no directory to list or to climb out of.
+func asset(path string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "public, max-age=300")
-		next.ServeHTTP(w, r)
-	})
+		http.ServeFileFS(w, r, files, path)
+	}
 }
 
 // headers keeps pages from being framed, sniffed, scripted or leaked.
