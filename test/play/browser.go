@@ -32,26 +32,31 @@ func submitLogin(ctx context.Context, address string, root *x509.Certificate, na
 	if err != nil {
 		return fmt.Errorf("opening the login page: %w", err)
 	}
-	fields, action := form(page)
-	if action == nil {
-		return fmt.Errorf("the login page at %s has no form:\n%s", at.Host, text(page))
-	}
-	for field, kind := range fields.kinds {
-		switch kind {
-		case "password":
-			fields.values.Set(field, password)
-		case "text", "email", "":
-			fields.values.Set(field, name)
+	// The login form, and the question whether this device is meant.
+	for range 3 {
+		if at.Hostname() == "127.0.0.1" && strings.HasPrefix(at.Path, "/callback") {
+			return nil
+		}
+		fields, action := form(page)
+		if action == nil {
+			break
+		}
+		for field, kind := range fields.kinds {
+			switch kind {
+			case "password":
+				fields.values.Set(field, password)
+			case "text", "email", "":
+				fields.values.Set(field, name)
+			}
+		}
+		if page, at, err = fetch(ctx, client, at.ResolveReference(action).String(), fields.values); err != nil {
+			return fmt.Errorf("sending the form: %w", err)
 		}
 	}
-	page, at, err = fetch(ctx, client, at.ResolveReference(action).String(), fields.values)
-	if err != nil {
-		return fmt.Errorf("sending the login form: %w", err)
+	if at.Hostname() == "127.0.0.1" && strings.HasPrefix(at.Path, "/callback") {
+		return nil
 	}
-	if host := at.Hostname(); host != "127.0.0.1" || !strings.HasPrefix(at.Path, "/callback") {
-		return fmt.Errorf("login ended at %s%s: %s", at.Host, at.Path, text(page))
-	}
-	return nil
+	return fmt.Errorf("login ended at %s%s: %s", at.Host, at.Path, text(page))
 }
 
 func fetch(ctx context.Context, client *http.Client, address string, values url.Values) (*html.Node, *url.URL, error) {
@@ -96,6 +101,8 @@ func form(page *html.Node) (inputs, *url.URL) {
 		case n.Type != html.ElementNode:
 		case n.Data == "form" && action == nil:
 			action, _ = url.Parse(attr(n, "action")) // nil says there is none
+		case n.Data == "button" && attr(n, "name") != "" && !in.values.Has(attr(n, "name")):
+			in.values.Set(attr(n, "name"), attr(n, "value")) // the first one says yes
 		case n.Data == "input" && attr(n, "name") != "":
 			in.kinds[attr(n, "name")] = attr(n, "type")
 			in.values.Set(attr(n, "name"), attr(n, "value"))

@@ -67,8 +67,16 @@ func New(ctx context.Context, cfg Config) (*World, error) {
 	if w.Dir, err = filepath.Abs(w.Dir); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(w.Dir, 0o700); err != nil {
-		return nil, err
+	// Others may pass through to where PostgreSQL has its own directory (it does
+	// not run as root), and list nothing; what else is here is for its owner.
+	hydra := filepath.Join(w.Dir, "hydra")
+	for _, dir := range []string{w.Dir, hydra} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, err
+		}
+		if err := os.Chmod(dir, 0o711); err != nil {
+			return nil, err
+		}
 	}
 	if err := w.loadPorts(); err != nil {
 		return nil, fmt.Errorf("choosing ports: %w", err)
@@ -79,7 +87,7 @@ func New(ctx context.Context, cfg Config) (*World, error) {
 	w.progress("starting Hydra (a few seconds)")
 	url := w.coordinatorURL()
 	w.Hydra, err = parts.StartHydra(ctx, parts.HydraConfig{
-		Dir: filepath.Join(w.Dir, "hydra"), Issuer: url, LoginURL: url + "/login", ConsentURL: url + "/consent", LogoutURL: url + "/logout",
+		Dir: hydra, Issuer: url, LoginURL: url + "/login", ConsentURL: url + "/consent", LogoutURL: url + "/logout",
 		PublicPort: w.ports.HydraPublic,
 	})
 	if err != nil {
