@@ -1,17 +1,14 @@
 package serviceaccount
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -32,14 +29,15 @@ import (
 	"github.com/sallyport-mesh/sallyport/pkg/identity"
 	"github.com/sallyport-mesh/sallyport/pkg/pki"
 	"github.com/sallyport-mesh/sallyport/pkg/policy"
+	"github.com/sallyport-mesh/sallyport/test/parts"
 )
 
 // cluster is one real control plane for all tests of the package, with the
 // manifest of the widest ceiling applied.
 type cluster struct {
-	kubeconfig string
-	admin      *kubernetes.Clientset
-	agent      *rest.Config // as sallyport-agent
+	part  *parts.Cluster
+	admin *kubernetes.Clientset
+	agent *rest.Config // as sallyport-agent
 }
 
 var shared cluster
@@ -59,39 +57,20 @@ func withCluster(run func() int) (code int, err error) {
 		return 1, err
 	}
 	defer os.RemoveAll(dir)
-	cmd := exec.Command("/tmp/dc/devcluster", "run", "--dir", filepath.Join(dir, "c"), "--name", "sa")
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
+	c, err := parts.StartCluster(context.Background(), filepath.Join(dir, "c"), "accounts")
 	if err != nil {
 		return 1, err
 	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return 1, err
-	}
-	if err := cmd.Start(); err != nil {
-		return 1, err
-	}
-	defer cmd.Wait()
-	defer stdin.Close()
-	var ready struct{ Kubeconfig string }
-	line, err := bufio.NewReader(stdout).ReadBytes('\n')
-	if err != nil {
-		return 1, err
-	}
-	if err := json.Unmarshal(line, &ready); err != nil {
-		return 1, err
-	}
-	go io.Copy(io.Discard, stdout)
-	if shared, err = newCluster(ready.Kubeconfig); err != nil {
+	defer c.Stop()
+	if shared, err = newCluster(c); err != nil {
 		return 1, err
 	}
 	return run(), nil
 }
 
-func newCluster(kubeconfig string) (cluster, error) {
-	c := cluster{kubeconfig: kubeconfig}
-	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+func newCluster(part *parts.Cluster) (cluster, error) {
+	c := cluster{part: part}
+	cfg, err := clientcmd.BuildConfigFromFlags("", part.Kubeconfig)
 	if err != nil {
 		return c, err
 	}
@@ -121,7 +100,10 @@ func (c cluster) applyManifest(ceiling string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command("kubectl", "--kubeconfig", c.kubeconfig, "apply", "-f", "-")
+	cmd, err := c.part.Kubectl(context.Background(), "apply", "-f", "-")
+	if err != nil {
+		return err
+	}
 	cmd.Stdin = strings.NewReader(string(out))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("kubectl apply: %w: %s", err, out)
@@ -331,7 +313,16 @@ func as(t *testing.T, c Credential) *kubernetes.Clientset {
 
 func newUser() string { return identity.NewID(identity.User) }
 
-func newNamespace(t *testing.T, name string) {
+// newNamespace makes a namespace that no other test has. It is not deleted: the
+// cluster is.
+func newNamespace(t *testing.T) string {
+	t.Helper()
+	name := strings.ToLower("ns-" + rand.Text()[:10])
+	makeNamespace(t, name)
+	return name
+}
+
+func makeNamespace(t *testing.T, name string) {
 	t.Helper()
 	_, err := shared.admin.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 	if err != nil {

@@ -15,7 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sallyport-mesh/sallyport/deploy/manifest"
-	"github.com/sallyport-mesh/sallyport/pkg/identity"
 	"github.com/sallyport-mesh/sallyport/pkg/policy"
 )
 
@@ -80,10 +79,10 @@ func TestFiftyFirstUsesMakeOneAccount(t *testing.T) {
 
 func TestRevokedUserLosesAccountAndEveryBindingWhileOthersKeepTheirs(t *testing.T) {
 	w := newWorld(t, nil)
-	newNamespace(t, "revoke-a")
+	ns := newNamespace(t)
 	out, stays := newUser(), newUser()
 	kept := grant{user: stays, role: policy.Edit}
-	w.apply(w.set(kept, grant{user: out, role: policy.ClusterAdmin}, grant{user: out, role: policy.View, namespaces: []string{"revoke-a", "default"}}))
+	w.apply(w.set(kept, grant{user: out, role: policy.ClusterAdmin}, grant{user: out, role: policy.View, namespaces: []string{ns, "default"}}))
 	gone := w.mustUse(out, listPods)
 	before := w.mustUse(stays, listPods)
 	if n := len(w.of(out)); n != 4 {
@@ -180,31 +179,32 @@ func TestWidenedGrantIsThereForTheNextRequest(t *testing.T) {
 
 func TestNamespaceGrantsBecomeRoleBindingsAndMissingNamespacesAreNotMade(t *testing.T) {
 	w := newWorld(t, nil)
-	newNamespace(t, "team-a")
+	teamA := newNamespace(t)
+	teamLater := teamA + "-later"
 	user := newUser()
-	w.apply(w.set(grant{user: user, role: policy.Edit, namespaces: []string{"team-a", "team-later"}}))
+	w.apply(w.set(grant{user: user, role: policy.Edit, namespaces: []string{teamA, teamLater}}))
 	inA := listPods
-	inA.Namespace = "team-a"
+	inA.Namespace = teamA
 	cred := w.mustUse(user, inA)
 	if rb, crb := w.count(kindBinding), w.count(kindCluster); rb != 1 || crb != 0 {
 		t.Fatalf("%d RoleBindings, %d ClusterRoleBindings", rb, crb)
 	}
 	client := as(t, cred)
-	if _, err := client.CoreV1().Pods("team-a").List(t.Context(), metav1.ListOptions{}); err != nil {
+	if _, err := client.CoreV1().Pods(teamA).List(t.Context(), metav1.ListOptions{}); err != nil {
 		t.Error(err)
 	}
 	if _, err := client.CoreV1().Pods("default").List(t.Context(), metav1.ListOptions{}); !apierrors.IsForbidden(err) {
 		t.Errorf("another namespace: %v", err)
 	}
-	if _, err := shared.admin.CoreV1().Namespaces().Get(t.Context(), "team-later", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+	if _, err := shared.admin.CoreV1().Namespaces().Get(t.Context(), teamLater, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("a namespace was made: %v", err)
 	}
 
-	newNamespace(t, "team-later")
+	makeNamespace(t, teamLater)
 	later := listPods
-	later.Namespace = "team-later"
+	later.Namespace = teamLater
 	cred = w.mustUse(user, later)
-	if _, err := as(t, cred).CoreV1().Pods("team-later").List(t.Context(), metav1.ListOptions{}); err != nil {
+	if _, err := as(t, cred).CoreV1().Pods(teamLater).List(t.Context(), metav1.ListOptions{}); err != nil {
 		t.Errorf("once the namespace is there: %v", err)
 	}
 }
@@ -493,5 +493,4 @@ func TestNobodyIsLentAnythingForSomebodyElse(t *testing.T) {
 	if n := len(w.cluster()); n != 0 {
 		t.Errorf("%d objects", n)
 	}
-	_ = identity.User
 }
