@@ -130,7 +130,7 @@ func TestChallengeIsTheBrowsersThatBeganIt(t *testing.T) {
 	other := browser(t)
 	for range 2 {
 		p := must[*page](t)(other.Open(ctx, login.URL.String()))
-		if p.Status != http.StatusForbidden || p.Form != nil || !strings.Contains(p.Text, "another browser") {
+		if p.Status != http.StatusForbidden || p.Form != nil || !strings.Contains(p.Text, "in which it was begun") {
 			t.Errorf("%d: %s", p.Status, p.Text)
 		}
 		p = must[*page](t)(other.Submit(ctx, login.Form, map[string]string{"username": "shivam", "password": password}))

@@ -179,7 +179,7 @@ func TestPersonLogsInWithChromium(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(text, "sallyport login") {
+	if !strings.Contains(text, "finished already") {
 		t.Errorf("the finished login shows: %s", text)
 	}
 }

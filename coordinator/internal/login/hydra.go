@@ -119,6 +119,9 @@ func (a *App) EnsureClient(ctx context.Context) error {
 // errToken is the one answer to every access token that is no good.
 var errToken = &directory.RefusedError{Reason: "this access token is not accepted here", Hint: "log in again: sallyport login"}
 
+// errUnavailable keeps to ourselves where Hydra is and what it said.
+var errUnavailable = errors.New("the login service does not answer: try again in a moment")
+
 // Introspect answers with the user whose access token this is. The token must be
 // active, an access token, of our client, for us, with our scope; its user must
 // be there, not suspended, and of the auth generation at which he logged in.
@@ -128,7 +131,8 @@ func (a *App) Introspect(ctx context.Context, token string) (userID string, err 
 	}
 	t, resp, err := a.admin.OAuth2API.IntrospectOAuth2Token(ctx).Token(token).Scope(scope).Execute()
 	if err != nil {
-		return "", hydraError("introspecting a token", resp, err)
+		a.cfg.Log.Warn("a login cannot be finished", "error", hydraError("introspecting a token", resp, err))
+		return "", errUnavailable
 	}
 	if !t.Active || t.GetClientId() != ClientID || t.GetTokenUse() != "access_token" ||
 		!slices.Contains(t.Aud, a.Audience()) || !slices.Contains(strings.Fields(t.GetScope()), scope) ||

@@ -23,18 +23,14 @@ type loginView struct {
 }
 
 // open checks what every request for a question needs: a challenge in its
-// canonical form, from the browser that got it, not used yet.
+// canonical form, not used yet, from the browser that got it.
 func (a *App) open(w http.ResponseWriter, r *http.Request, s step, text string) (c challenge, token string, ok bool) {
 	c, err := parseChallenge(s, text)
 	if err != nil {
 		a.problem(w, r, http.StatusBadRequest, problem{Title: "This is not a login", Text: "The address is not complete.", Again: true})
 		return c, "", false
 	}
-	token, bound := a.bound(r, c)
-	if !bound {
-		a.problem(w, r, http.StatusForbidden, problem{Title: "This login began in another browser", Text: "A login is finished where it was begun. If somebody sent you this address, do not go on: they would be logged in as you.", Again: true})
-		return c, "", false
-	}
+	// Used comes before bound: the cookie goes once a challenge is used.
 	used, err := a.wasUsed(r.Context(), c)
 	if err != nil {
 		a.failure(w, r, err)
@@ -42,6 +38,11 @@ func (a *App) open(w http.ResponseWriter, r *http.Request, s step, text string) 
 	}
 	if used {
 		a.spent(w, r)
+		return c, "", false
+	}
+	token, bound := a.bound(r, c)
+	if !bound {
+		a.problem(w, r, http.StatusForbidden, problem{Title: "This login began elsewhere", Text: "A login is finished in the browser in which it was begun, within half an hour. If somebody sent you this address, do not go on: they would be logged in as you.", Again: true})
 		return c, "", false
 	}
 	return c, token, true

@@ -34,53 +34,47 @@ func ignoreMissing(doing string, resp *http.Response, err error) error {
 // The waits between two attempts to reach Hydra.
 const firstRetry, lastRetry = 500 * time.Millisecond, 30 * time.Second
 
+// chore is how often Run looks after what needs no hurry: the client, for a
+// Hydra that lost its database, and challenges that are long over.
+const chore = 10 * time.Minute
+
 // Run registers the client, delivers the outbox of revocations and forgets old
 // challenges, until ctx ends. Hydra may be away at any time: nothing waits for
 // this but the outbox itself.
 func (a *App) Run(ctx context.Context) error {
-	if err := a.retry(ctx, "registering the client at hydra failed", a.EnsureClient); err != nil {
-		return err
-	}
-	prune := time.NewTicker(time.Hour)
-	defer prune.Stop()
-	for {
+	a.retry(ctx, "registering the client at hydra failed", a.EnsureClient)
+	tick := time.NewTicker(chore)
+	defer tick.Stop()
+	for ctx.Err() == nil {
 		// The watch begins before the outbox is read: what comes in between is
 		// seen by one of them.
 		watch, stop := a.watchOutbox(ctx)
-		err := a.retry(ctx, "telling hydra of a revocation failed", a.deliver)
-		if err == nil {
-			select {
-			case <-watch:
-			case <-prune.C:
-				if err := a.pruneUsed(ctx); err != nil && ctx.Err() == nil {
-					a.cfg.Log.Warn("pruning used challenges failed", "error", err)
-				}
-			case <-ctx.Done():
-				err = ctx.Err()
+		a.retry(ctx, "telling hydra of a revocation failed", a.deliver)
+		select {
+		case <-watch:
+		case <-tick.C:
+			if err := errors.Join(a.EnsureClient(ctx), a.pruneUsed(ctx)); err != nil && ctx.Err() == nil {
+				a.cfg.Log.Warn("looking after logins failed", "error", err)
 			}
+		case <-ctx.Done():
 		}
 		stop()
-		if err != nil {
-			return err
-		}
 	}
+	return nil
 }
 
 // retry calls f until it succeeds or ctx ends.
-func (a *App) retry(ctx context.Context, failed string, f func(context.Context) error) error {
+func (a *App) retry(ctx context.Context, failed string, f func(context.Context) error) {
 	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
 		err := f(ctx)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
+		if err == nil || ctx.Err() != nil {
+			return
 		}
 		a.cfg.Log.Warn(failed, "error", err, "retry_in", wait)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			return ctx.Err()
+			return
 		}
 	}
 }

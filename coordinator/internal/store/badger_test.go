@@ -354,8 +354,9 @@ func TestFullDiskIsRefusedBeforeItHurts(t *testing.T) {
 	}
 }
 
-// TestFailedCommitBreaksTheStore closes Badger under the store: the commit
-// fails, and nothing is tried again.
+// TestFailedCommitBreaksTheStore makes a commit fail at its last step: nothing
+// is acknowledged or tried again, and everyone who waits for the store learns of
+// it.
 func TestFailedCommitBreaksTheStore(t *testing.T) {
 	s, err := NewBadger(t.Context(), Config{Dir: t.TempDir()})
 	if err != nil {
@@ -363,6 +364,7 @@ func TestFailedCommitBreaksTheStore(t *testing.T) {
 	}
 	put(t, s, "k", "1")
 	s.mark.f.Close() // the last step of a commit fails
+	watch := s.Watch(t.Context(), 1)
 	write := func(tx Txn) error { tx.Put("k", []byte("2")); return nil }
 	if _, err := s.Update(t.Context(), write); err == nil {
 		t.Fatal("an update was acknowledged though its commit failed")
@@ -371,6 +373,9 @@ func TestFailedCommitBreaksTheStore(t *testing.T) {
 	case <-s.Failed():
 	default:
 		t.Error("Failed was not closed")
+	}
+	if c, ok := <-watch.Commits(); ok || watch.Err() == nil {
+		t.Errorf("a watch of the failed store got %v and %v", c, watch.Err())
 	}
 	called := false
 	if _, err := s.Update(t.Context(), func(Txn) error { called = true; return nil }); err == nil || called {

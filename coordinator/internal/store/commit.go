@@ -178,6 +178,7 @@ func (s *Badger) fail(err error) {
 		s.err = fmt.Errorf("the store has failed and takes no more changes: %w", err)
 		s.log.Error("a commit failed: the process must be restarted", "error", err)
 		close(s.failed)
+		s.hub.close(s.err) // whoever watches learns that nothing more comes
 	}
 }
 

@@ -51,7 +51,9 @@ func (h *hub) add(commits []Commit) {
 func (h *hub) close(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.closed = err
+	if h.closed == nil {
+		h.closed = err
+	}
 	close(h.more)
 	h.more = make(chan struct{})
 }
