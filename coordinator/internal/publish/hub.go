@@ -220,7 +220,9 @@ func (h *Hub) step(ctx context.Context, s *directory.Snapshot) {
 	defer h.mu.Unlock()
 	if err != nil {
 		h.behind = true
-		h.cfg.Log.Error("bundles not published", "revision", s.Revision, "err", err)
+		if ctx.Err() == nil {
+			h.cfg.Log.Error("bundles not published", "revision", s.Revision, "err", err)
+		}
 		return
 	}
 	h.behind = false
