@@ -2,7 +2,10 @@ module github.com/sallyport-mesh/sallyport/test/hydra
 
 go 1.26.8
 
-require github.com/ory/hydra/v2 v2.3.0
+require (
+	github.com/go-jose/go-jose/v3 v3.0.3
+	github.com/ory/hydra/v2 v2.3.0
+)
 
 require (
 	code.dny.dev/ssrf v0.2.0 // indirect
@@ -30,7 +33,6 @@ require (
 	github.com/felixge/httpsnoop v1.0.4 // indirect
 	github.com/fsnotify/fsnotify v1.7.0 // indirect
 	github.com/go-faker/faker/v4 v4.4.2 // indirect
-	github.com/go-jose/go-jose/v3 v3.0.3 // indirect
 	github.com/go-logr/logr v1.4.2 // indirect
 	github.com/go-logr/stdr v1.2.2 // indirect
 	github.com/go-openapi/jsonpointer v0.21.0 // indirect

@@ -25,17 +25,19 @@ import (
 
 func TestDeploymentRollsOutToARunningPod(t *testing.T) {
 	t.Parallel()
-	pod := deploy(t, shared, "rollout")
-	phase := kubectlOf(t, shared, "", "get", "pod", pod, "-o", "jsonpath={.status.phase} {.spec.nodeName}")
-	if want := "Running " + shared.Node; phase != want {
+	c := shared(t)
+	pod := deploy(t, c, "rollout")
+	phase := kubectlOf(t, c, "", "get", "pod", pod, "-o", "jsonpath={.status.phase} {.spec.nodeName}")
+	if want := "Running " + c.Node; phase != want {
 		t.Errorf("pod is %q, want %q", phase, want)
 	}
 }
 
 func TestExecCarriesInputOutputErrorsAndExitCode(t *testing.T) {
 	t.Parallel()
-	pod := deploy(t, shared, "exec")
-	out, errOut, err := tryKubectl(t, shared, "sent", "exec", "-i", pod, "--",
+	c := shared(t)
+	pod := deploy(t, c, "exec")
+	out, errOut, err := tryKubectl(t, c, "sent", "exec", "-i", pod, "--",
 		"sh", "-c", `cat; echo complaint >&2; echo " $POD_NAME"; exit 7`)
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 7 {
@@ -47,10 +49,10 @@ func TestExecCarriesInputOutputErrorsAndExitCode(t *testing.T) {
 	if !strings.HasPrefix(errOut, "complaint\n") {
 		t.Errorf("errors %q, want them to begin with the command's own", errOut)
 	}
-	if _, _, err := tryKubectl(t, shared, "", "exec", pod, "--", "no-such-program"); !errors.As(err, &exit) || exit.ExitCode() != 127 {
+	if _, _, err := tryKubectl(t, c, "", "exec", pod, "--", "no-such-program"); !errors.As(err, &exit) || exit.ExitCode() != 127 {
 		t.Errorf("exec of a missing program: %v, want code 127", err)
 	}
-	if wd := kubectlOf(t, shared, "", "exec", pod, "--", "sh", "-c", "pwd; ls -A"); !strings.Contains(wd, filepath.Join(shared.Dir, "node")) || strings.Count(wd, "\n") != 1 {
+	if wd := kubectlOf(t, c, "", "exec", pod, "--", "sh", "-c", "pwd; ls -A"); !strings.Contains(wd, filepath.Join(c.Dir, "node")) || strings.Count(wd, "\n") != 1 {
 		t.Errorf("working directory %q is not an empty one of the cluster's", wd)
 	}
 }
@@ -117,13 +119,14 @@ func (r *reading) until(t *testing.T, want string) {
 
 func TestLogsFollowShowsWhatAttachSends(t *testing.T) {
 	t.Parallel()
-	pod := deploy(t, shared, "logs")
-	logs := read(t, shared, nil, "logs", "-f", pod)
+	c := shared(t)
+	pod := deploy(t, c, "logs")
+	logs := read(t, c, nil, "logs", "-f", pod)
 	logs.until(t, "web of pod default/"+pod+" started")
 	logs.until(t, "tick 2")
 
 	input, send := io.Pipe()
-	attached := read(t, shared, input, "attach", "-i", pod)
+	attached := read(t, c, input, "attach", "-i", pod)
 	attached.until(t, "tick") // it is connected
 	if _, err := io.WriteString(send, "a line from outside\n"); err != nil {
 		t.Fatal(err)
@@ -131,7 +134,7 @@ func TestLogsFollowShowsWhatAttachSends(t *testing.T) {
 	attached.until(t, "a line from outside")
 	logs.until(t, "a line from outside")
 
-	last := kubectlOf(t, shared, "", "logs", pod, "--tail=1", "--timestamps")
+	last := kubectlOf(t, c, "", "logs", pod, "--tail=1", "--timestamps")
 	if strings.Count(last, "\n") != 1 || !strings.HasPrefix(last, fmt.Sprint(time.Now().UTC().Year())) {
 		t.Errorf("logs --tail=1 --timestamps says %q", last)
 	}
@@ -139,16 +142,17 @@ func TestLogsFollowShowsWhatAttachSends(t *testing.T) {
 
 func TestDeletedPodEndsItsStreams(t *testing.T) {
 	t.Parallel()
-	pod := deploy(t, shared, "deleted")
-	running := read(t, shared, nil, "exec", pod, "--", "sh", "-c", "echo pid $$; exec sleep 1000")
+	c := shared(t)
+	pod := deploy(t, c, "deleted")
+	running := read(t, c, nil, "exec", pod, "--", "sh", "-c", "echo pid $$; exec sleep 1000")
 	var pid int
 	line := <-running.lines
 	if _, err := fmt.Sscanf(line, "pid %d", &pid); err != nil {
 		t.Fatalf("exec says %q: %v", line, err)
 	}
-	logs := read(t, shared, nil, "logs", "-f", pod)
+	logs := read(t, c, nil, "logs", "-f", pod)
 	logs.until(t, "tick")
-	kubectlOf(t, shared, "", "delete", "deployment", "deleted")
+	kubectlOf(t, c, "", "delete", "deployment", "deleted")
 	gone(t, "exec'd process", pid)
 	deadline := time.After(time.Minute)
 	for open := true; open; {
@@ -162,15 +166,16 @@ func TestDeletedPodEndsItsStreams(t *testing.T) {
 
 func TestCopyGoesThereAndBack(t *testing.T) {
 	t.Parallel()
-	pod := deploy(t, shared, "copy")
+	c := shared(t)
+	pod := deploy(t, c, "copy")
 	dir := t.TempDir()
 	content := make([]byte, 3<<20)
 	_, _ = rand.Read(content)
 	if err := os.WriteFile(filepath.Join(dir, "there"), content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	kubectlOf(t, shared, "", "cp", filepath.Join(dir, "there"), pod+":file")
-	kubectlOf(t, shared, "", "cp", pod+":file", filepath.Join(dir, "back"))
+	kubectlOf(t, c, "", "cp", filepath.Join(dir, "there"), pod+":file")
+	kubectlOf(t, c, "", "cp", pod+":file", filepath.Join(dir, "back"))
 	back, err := os.ReadFile(filepath.Join(dir, "back"))
 	if err != nil {
 		t.Fatal(err)
@@ -182,8 +187,9 @@ func TestCopyGoesThereAndBack(t *testing.T) {
 
 func TestPortForwardReachesTheResponder(t *testing.T) {
 	t.Parallel()
-	pod := deploy(t, shared, "forward")
-	forward := read(t, shared, nil, "port-forward", "--address=127.0.0.1", "pod/"+pod, ":80", ":7", ":1")
+	c := shared(t)
+	pod := deploy(t, c, "forward")
+	forward := read(t, c, nil, "port-forward", "--address=127.0.0.1", "pod/"+pod, ":80", ":7", ":1")
 	addresses := map[string]string{}
 	for len(addresses) < 3 {
 		var port, to string
@@ -280,9 +286,10 @@ func identity(t *testing.T, c *Cluster) *tls.Config {
 
 func TestAuditLogHoldsTheAuditIDOfTheClient(t *testing.T) {
 	t.Parallel()
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: identity(t, shared)}}
+	c := shared(t)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: identity(t, c)}}
 	id := rand.Text()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, shared.APIServer+"/api/v1/namespaces/default/configmaps", nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, c.APIServer+"/api/v1/namespaces/default/configmaps", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -292,7 +299,7 @@ func TestAuditLogHoldsTheAuditIDOfTheClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	resp.Body.Close()
-	f, err := os.Open(shared.AuditLog)
+	f, err := os.Open(c.AuditLog)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,7 +326,8 @@ func TestAuditLogHoldsTheAuditIDOfTheClient(t *testing.T) {
 
 func TestAdmissionPolicyBindsTheAdministratorToo(t *testing.T) {
 	t.Parallel()
-	kubectlOf(t, shared, `
+	c := shared(t)
+	kubectlOf(t, c, `
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
 metadata: {name: no-forbidden-names}
@@ -334,7 +342,7 @@ metadata: {name: no-forbidden-names}
 spec: {policyName: no-forbidden-names, validationActions: [Deny]}
 `, "apply", "-f", "-")
 	eventually(t, time.Minute, "refusal by the policy", func() error {
-		_, errOut, err := tryKubectl(t, shared, "", "create", "configmap", "forbidden", "--dry-run=server")
+		_, errOut, err := tryKubectl(t, c, "", "create", "configmap", "forbidden", "--dry-run=server")
 		if err == nil {
 			return errors.New("it was admitted")
 		}
@@ -347,11 +355,12 @@ spec: {policyName: no-forbidden-names, validationActions: [Deny]}
 
 func TestServiceAccountTokenIsHeldToItsRights(t *testing.T) {
 	t.Parallel()
-	kubectlOf(t, shared, "", "create", "serviceaccount", "nobody")
-	token := strings.TrimSpace(kubectlOf(t, shared, "", "create", "token", "nobody"))
+	c := shared(t)
+	kubectlOf(t, c, "", "create", "serviceaccount", "nobody")
+	token := strings.TrimSpace(kubectlOf(t, c, "", "create", "token", "nobody"))
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	get := func(path, bearer string) int {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, shared.APIServer+path, nil)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, c.APIServer+path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -377,10 +386,11 @@ func TestServiceAccountTokenIsHeldToItsRights(t *testing.T) {
 // The node's exec would be a shell for every user of this machine.
 func TestNodeTakesNobodyButTheAPIServer(t *testing.T) {
 	t.Parallel()
-	port := kubectlOf(t, shared, "", "get", "node", shared.Node, "-o", "jsonpath={.status.daemonEndpoints.kubeletEndpoint.Port}")
+	c := shared(t)
+	port := kubectlOf(t, c, "", "get", "node", c.Node, "-o", "jsonpath={.status.daemonEndpoints.kubeletEndpoint.Port}")
 	for name, config := range map[string]*tls.Config{
 		"no certificate":                  {InsecureSkipVerify: true},
-		"the administrator's certificate": identity(t, shared),
+		"the administrator's certificate": identity(t, c),
 	} {
 		client := &http.Client{Transport: &http.Transport{TLSClientConfig: config}}
 		resp, err := client.Get("https://127.0.0.1:" + port + "/healthz")

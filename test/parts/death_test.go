@@ -214,11 +214,12 @@ func TestStoppedClusterLeavesNothingRunning(t *testing.T) {
 
 func TestSecondStartInARunningDirectoryIsRefused(t *testing.T) {
 	t.Parallel()
-	_, err := StartCluster(t.Context(), shared.Dir, shared.Name)
+	c := shared(t)
+	_, err := StartCluster(t.Context(), c.Dir, c.Name)
 	if err == nil || !strings.Contains(err.Error(), "already running") {
 		t.Errorf("second start: %v", err)
 	}
-	kubectlOf(t, shared, "", "get", "nodes")
+	kubectlOf(t, c, "", "get", "nodes")
 }
 
 func TestUpOutlivesItsCallerUntilDown(t *testing.T) {

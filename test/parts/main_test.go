@@ -9,13 +9,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 )
-
-// shared is one cluster for the tests that do not harm it.
-var shared *Cluster
 
 func TestMain(m *testing.M) {
 	if role := os.Getenv("PARTS_TEST_ROLE"); role != "" {
@@ -25,20 +23,38 @@ func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
 
+// One cluster serves the tests that do not harm it; the first of them starts it.
+var (
+	sharedOnce    sync.Once
+	sharedDir     string
+	sharedCluster *Cluster
+	errShared     error
+)
+
 func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "parts-test-")
-	if err != nil {
+	var err error
+	if sharedDir, err = os.MkdirTemp("", "parts-test-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
-	shared, err = StartCluster(context.Background(), filepath.Join(dir, "shared"), "shared")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+	defer os.RemoveAll(sharedDir)
+	code := m.Run()
+	if sharedCluster != nil {
+		sharedCluster.Stop()
 	}
-	defer shared.Stop()
-	return m.Run()
+	return code
+}
+
+func shared(t *testing.T) *Cluster {
+	t.Helper()
+	sharedOnce.Do(func() {
+		// Not t.Context(): it outlives the test that happens to come first.
+		sharedCluster, errShared = StartCluster(context.Background(), filepath.Join(sharedDir, "shared"), "shared")
+	})
+	if errShared != nil {
+		t.Fatal(errShared)
+	}
+	return sharedCluster
 }
 
 // kubectlOf runs kubectl and returns its standard output; a failure ends the test.

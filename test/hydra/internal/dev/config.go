@@ -89,6 +89,7 @@ type kept struct {
 	CookieSecret string `json:"cookieSecret"`
 	PublicPort   int    `json:"publicPort"`
 	Database     string `json:"database"`
+	DataDir      string `json:"dataDir,omitempty"` // PostgreSQL's
 }
 
 const keptFile = "hydra-dev.json"

@@ -29,9 +29,9 @@ type postgres struct {
 const databaseUser = "hydra"
 
 // findPostgres looks for PostgreSQL's programs in PATH and where distributions put them,
-// newest first; a data directory that exists decides the version.
-func (c Config) findPostgres() (*postgres, error) {
-	p := &postgres{}
+// newest first. A data directory of an earlier start stays where it is and decides the version.
+func (c Config) findPostgres(data string) (*postgres, error) {
+	p := &postgres{data: data}
 	if os.Geteuid() == 0 {
 		u, err := unprivileged()
 		if err != nil {
@@ -39,8 +39,10 @@ func (c Config) findPostgres() (*postgres, error) {
 		}
 		p.as = u
 	}
-	var err error
-	if p.data, err = c.dataDir(p.as); err != nil {
+	if p.data == "" {
+		p.data = c.dataDir(p.as)
+	}
+	if err := p.checkOwner(); err != nil {
 		return nil, err
 	}
 	want, err := os.ReadFile(filepath.Join(p.data, "PG_VERSION"))
@@ -121,29 +123,33 @@ func unprivileged() (*syscall.Credential, error) {
 
 // dataDir is Dir/postgres, unless the server's user cannot get there or the socket in it would
 // have too long a name; then it is a directory under /var/tmp named after Dir.
-func (c Config) dataDir(as *syscall.Credential) (string, error) {
+func (c Config) dataDir(as *syscall.Credential) string {
 	dir := c.path("postgres")
 	if len(filepath.Join(dir, ".s.PGSQL.5432.lock")) <= maxSocketPath && (as == nil || othersMayPass(c.Dir)) {
-		return dir, nil
+		return dir
 	}
-	dir = filepath.Join("/var/tmp", fmt.Sprintf("sallyport-hydra-%x", sha256.Sum256([]byte(c.Dir)))[:32])
-	// Everybody may make files in /var/tmp: one that is there must be the server's own.
-	info, err := os.Lstat(dir)
+	return filepath.Join("/var/tmp", fmt.Sprintf("sallyport-hydra-%x", sha256.Sum256([]byte(c.Dir)))[:32])
+}
+
+// checkOwner refuses a data directory, or a link to one, that somebody else put in our place:
+// everybody may make files in /var/tmp.
+func (p *postgres) checkOwner() error {
+	info, err := os.Lstat(p.data)
 	if errors.Is(err, fs.ErrNotExist) {
-		return dir, nil
+		return nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("looking at %s: %w", dir, err)
+		return fmt.Errorf("looking at database directory: %w", err)
 	}
 	owner := uint32(os.Geteuid())
-	if as != nil {
-		owner = as.Uid
+	if p.as != nil {
+		owner = p.as.Uid
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || !info.IsDir() || stat.Uid != owner || info.Mode().Perm() != 0o700 {
-		return "", withHint(fmt.Errorf("%s is not a directory of the database's user alone", dir), "remove it")
+		return withHint(fmt.Errorf("%s is not a directory of the database's user alone", p.data), "remove it")
 	}
-	return dir, nil
+	return nil
 }
 
 func othersMayPass(dir string) bool {

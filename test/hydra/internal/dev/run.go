@@ -58,6 +58,7 @@ func Run(ctx context.Context, c Config, progress io.Writer, ready func(Endpoints
 	failed := make(chan error, 2)
 	if db != nil {
 		dsn = db.dsn()
+		say("starting PostgreSQL from %s", db.bin)
 		server, err := c.startPostgres(ctx, db, components)
 		if server != nil {
 			defer server.stop(syscall.SIGINT, stopGrace) // a fast shutdown
@@ -161,9 +162,9 @@ func (c Config) chooseDatabase(k *kept, progress io.Writer) (*postgres, error) {
 		want = k.Database
 	}
 	if want != "sqlite" {
-		p, err := c.findPostgres()
+		p, err := c.findPostgres(k.DataDir)
 		if err == nil {
-			k.Database = "postgresql"
+			k.Database, k.DataDir = "postgresql", p.data
 			return p, nil
 		}
 		if want == "postgresql" || !hasSQLite {
@@ -253,7 +254,7 @@ func (c Config) migrate(ctx context.Context) error {
 	return nil
 }
 
-// waitForHydra asks both APIs until they are ready.
+// waitForHydra asks both APIs until they are ready, and gives Hydra a key in between.
 func (c Config) waitForHydra(ctx context.Context, e Endpoints, failed chan error) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -263,37 +264,27 @@ func (c Config) waitForHydra(ctx context.Context, e Endpoints, failed chan error
 			return new(net.Dialer).DialContext(ctx, "unix", c.AdminSocket)
 		},
 	}}
+	if err := c.untilHealthy(ctx, admin, "http://admin/health/ready", failed); err != nil {
+		return err
+	}
+	if err := ensureKeys(ctx, admin); err != nil {
+		return fmt.Errorf("giving Hydra a key for ID tokens: %w", err)
+	}
+	return c.untilHealthy(ctx, http.DefaultClient, e.Public+"/.well-known/jwks.json", failed)
+}
+
+func (c Config) untilHealthy(ctx context.Context, client *http.Client, address string, failed chan error) error {
 	for {
-		err := healthy(ctx, admin, "http://admin/health/ready")
-		if err == nil {
-			// Asked for its keys the first time, Hydra makes them, which takes seconds.
-			if err = healthy(ctx, http.DefaultClient, e.Public+"/.well-known/jwks.json"); err == nil {
-				return nil
-			}
+		status, err := exchange(ctx, client, http.MethodGet, address, nil, nil)
+		if err == nil && status == http.StatusOK {
+			return nil
 		}
 		select {
 		case failure := <-failed:
-			failed <- failure
 			return failure
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for Hydra: %w (last answer: %v)", ctx.Err(), err)
+			return fmt.Errorf("waiting for Hydra: %w (last answer: %d, %v)", ctx.Err(), status, err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-}
-
-func healthy(ctx context.Context, client *http.Client, url string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return fmt.Errorf("making request: %w", err)
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", url, resp.Status)
-	}
-	return nil
 }
