@@ -11,6 +11,8 @@ const pods = "/api/v1/namespaces/default/pods"
 // What claims an identity is refused on every transport, and not a byte of it
 // goes upstream.
 func TestHeadersThatClaimAnIdentityAreRefused(t *testing.T) {
+	w := newWorld(t)
+	p := w.person("alice", "cluster-admin")
 	for _, h := range [][2]string{
 		{"Impersonate-User", "system:admin"},
 		{"impersonate-user", "system:admin"},
@@ -37,8 +39,6 @@ func TestHeadersThatClaimAnIdentityAreRefused(t *testing.T) {
 		{"X-HTTP-Method-Override", "DELETE"},
 	} {
 		t.Run(h[0]+" "+h[1], func(t *testing.T) {
-			w := newWorld(t)
-			p := w.person("alice", "cluster-admin")
 			for transport, code := range w.everyTransport(t, p, "GET", pods, [][2]string{h}) {
 				if code != 403 && code != 400 {
 					t.Errorf("%s: answer %d", transport, code)

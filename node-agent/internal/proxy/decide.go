@@ -51,5 +51,11 @@ func (x *exchange) begin() *refusal {
 	if bad := x.p.checkFresh(x.reading.attrs, x.reading.streams); bad != nil {
 		return bad
 	}
-	return x.entry.begin()
+	if bad := x.entry.begin(); bad != nil {
+		return bad
+	}
+	if x.ctx.Err() != nil {
+		return clientGone()
+	}
+	return nil
 }

@@ -62,9 +62,7 @@ func (x *exchange) upstreamFailed(err error) *refusal {
 	}
 	if x.ctx.Err() != nil {
 		x.ending = "client went away"
-		x.abort = true
-		x.answered = true
-		return nil
+		return clientGone()
 	}
 	x.p.log.Warn("the apiserver did not answer", "request", x.id, "error", err)
 	return unavailable("the cluster's apiserver did not answer; whether it acted on the request is not known")

@@ -232,12 +232,13 @@ type policies struct {
 	w       *world
 	current atomic.Pointer[policy.Policy]
 	stale   atomic.Int32 // classes of this value and above are stale; 0 means none
-	asked   func()       // called by Current, when set
+
+	panicking atomic.Bool
 }
 
 func (p *policies) Current() *policy.Policy {
-	if p.asked != nil {
-		p.asked()
+	if p.panicking.Load() {
+		panic("policy panics")
 	}
 	return p.current.Load()
 }
@@ -275,6 +276,12 @@ func (o *overlay) fail(err error) {
 	o.err = err
 }
 
+func (o *overlay) setPanic() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.panic = true
+}
+
 func (o *overlay) identify(_ context.Context, remote netip.AddrPort) (proxy.Peer, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -297,7 +304,6 @@ type memoryLog struct {
 	intents  []*audit.Event
 	outcomes []*audit.Event
 	intent   func(context.Context, *audit.Event) error // called first, when set
-	arrived  chan struct{}
 }
 
 func (l *memoryLog) Intent(ctx context.Context, e *audit.Event) error {

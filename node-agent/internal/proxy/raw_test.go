@@ -44,6 +44,13 @@ func (w *world) rawH1(t testing.TB, p *person, bytes string) (*http.Response, *b
 	return res, br, c
 }
 
+func readResponse(t testing.TB, r io.Reader) *http.Response {
+	t.Helper()
+	res, err := http.ReadResponse(bufio.NewReader(r), nil)
+	must(t, err)
+	return res
+}
+
 // rawH2 sends a header block as it is on an HTTP/2 connection. status is 0 where
 // the stream or connection was reset.
 func (w *world) rawH2(t testing.TB, p *person, fields [][2]string) (status int, body []byte) {
@@ -51,11 +58,8 @@ func (w *world) rawH2(t testing.TB, p *person, fields [][2]string) (status int, 
 	c, err := w.dial(t, p, "h2")
 	must(t, err)
 	defer c.Close()
-	_, err = io.WriteString(c, http2.ClientPreface)
-	must(t, err)
-	fr := http2.NewFramer(c, c)
+	fr := startH2(t, c)
 	fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	must(t, fr.WriteSettings())
 	var block bytes.Buffer
 	enc := hpack.NewEncoder(&block)
 	for _, f := range fields {
@@ -114,4 +118,32 @@ func (w *world) everyTransport(t testing.TB, p *person, method, target string, h
 	}
 	codes["h2"], _ = w.rawH2(t, p, fields)
 	return codes
+}
+
+// startH2 opens HTTP/2 on a connection.
+func startH2(t testing.TB, c *tls.Conn) *http2.Framer {
+	t.Helper()
+	_, err := io.WriteString(c, http2.ClientPreface)
+	must(t, err)
+	fr := http2.NewFramer(c, c)
+	must(t, fr.WriteSettings())
+	return fr
+}
+
+// headerBlock is a GET whose encoding leaves no state behind.
+func headerBlock(t testing.TB, path string) []byte {
+	t.Helper()
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	for _, f := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", "x"}, {":path", path}} {
+		must(t, enc.WriteField(hpack.HeaderField{Name: f[0], Value: f[1], Sensitive: true}))
+	}
+	return block.Bytes()
+}
+
+// literal is one header field that is never indexed.
+func literal(name string, value []byte) []byte {
+	var block bytes.Buffer
+	hpack.NewEncoder(&block).WriteField(hpack.HeaderField{Name: name, Value: string(value), Sensitive: true})
+	return block.Bytes()
 }

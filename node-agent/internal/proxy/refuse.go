@@ -85,6 +85,11 @@ func internal() *refusal {
 	return &refusal{code: http.StatusInternalServerError, reason: metav1.StatusReasonInternalError, message: "the agent failed while handling this request"}
 }
 
+// clientGone is told to nobody; 499 is what access logs have come to call it.
+func clientGone() *refusal {
+	return &refusal{code: 499, reason: "ClientGone", message: "the client went away before the apiserver answered"}
+}
+
 // status is what kubectl prints: which cluster, what was asked, why not, the
 // request's id and what to run next.
 func (x *exchange) status(bad *refusal) *metav1.Status {
@@ -181,7 +186,7 @@ func (x *exchange) writeDeadline(t time.Time) {
 	x.entry.mu.Lock()
 	defer x.entry.mu.Unlock()
 	if x.entry.why == nil {
-		x.rc.SetWriteDeadline(t)
+		x.entry.setWriteDeadline(t)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -40,7 +41,8 @@ type entry struct {
 	forwarding bool
 	finished   bool
 	why        *refusal
-	conns      []net.Conn // both ends of an upgrade
+	client     net.Conn // an upgrade's own connections, beneath TLS
+	upstream   net.Conn
 }
 
 func (g *registry) add(conn *connection, q *reading, cancel context.CancelCauseFunc, rc *http.ResponseController) (*entry, *refusal) {
@@ -103,7 +105,7 @@ func (e *entry) carry(client, upstream net.Conn) *refusal {
 	if e.why != nil {
 		return e.why
 	}
-	e.conns = []net.Conn{client, upstream}
+	e.client, e.upstream = client, upstream
 	return nil
 }
 
@@ -126,7 +128,7 @@ var errCut = errors.New("access ended while the request ran")
 const lastWords = 150 * time.Millisecond
 
 // end stops the request: before its first upstream byte for good, later by
-// cancelling what goes on upstream and closing an upgrade at both ends. It
+// cancelling what goes on upstream and closing an upgrade's upstream end. It
 // returns false where there was nothing left to end.
 func (e *entry) end(why *refusal) bool {
 	e.mu.Lock()
@@ -136,10 +138,11 @@ func (e *entry) end(why *refusal) bool {
 	}
 	e.why = why
 	e.cancel(errCut)
-	if e.conns != nil {
-		closeConns(e.conns)
-	} else if e.forwarding {
-		e.rc.SetWriteDeadline(time.Now().Add(lastWords))
+	if e.upstream != nil {
+		e.upstream.Close() // nothing gets there any more, whatever the client does
+	}
+	if e.forwarding {
+		e.setWriteDeadline(time.Now().Add(lastWords))
 	}
 	return true
 }
@@ -149,8 +152,21 @@ func (e *entry) end(why *refusal) bool {
 func (e *entry) kill() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.finished && e.conns == nil && e.forwarding {
+	switch {
+	case e.finished:
+	case e.client != nil:
+		e.client.Close()
+	case e.forwarding:
 		e.rc.SetWriteDeadline(time.Unix(1, 0))
+	}
+}
+
+// setWriteDeadline bounds writing to the client. Called with mu held.
+func (e *entry) setWriteDeadline(t time.Time) {
+	if e.client != nil {
+		e.client.SetWriteDeadline(t)
+	} else {
+		e.rc.SetWriteDeadline(t)
 	}
 }
 
@@ -182,7 +198,7 @@ func (p *Proxy) Cut(pol *policy.Policy) int {
 func (p *Proxy) cut(check func(*entry) *refusal) int {
 	var ended []*entry
 	for _, e := range p.requests.all() {
-		if why := check(e); why != nil && e.end(why) {
+		if why := p.guarded(check, e); why != nil && e.end(why) {
 			ended = append(ended, e)
 		}
 	}
@@ -207,6 +223,17 @@ func (p *Proxy) cut(check func(*entry) *refusal) int {
 	return len(ended)
 }
 
+// guarded takes a check that panics for one that refuses.
+func (p *Proxy) guarded(check func(*entry) *refusal, e *entry) (why *refusal) {
+	defer func() {
+		if v := recover(); v != nil {
+			p.log.Error("deciding a running request again panicked", "panic", v, "stack", string(debug.Stack()))
+			why = internal()
+		}
+	}()
+	return check(e)
+}
+
 // checkEntry decides a registered request again.
 func (p *Proxy) checkEntry(pol *policy.Policy, e *entry) *refusal {
 	if bad := p.checkSession(pol, e.conn); bad != nil {
@@ -229,20 +256,13 @@ func (p *Proxy) watchOver(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		pol := p.cfg.Policies.Current()
 		if n := p.cut(func(e *entry) *refusal {
-			if bad := p.checkEntry(pol, e); bad != nil {
+			if bad := p.checkEntry(p.cfg.Policies.Current(), e); bad != nil {
 				return bad
 			}
 			return p.checkFresh(e.attrs, e.streams)
 		}); n > 0 {
 			p.log.Info("ended requests whose access ran out", "requests", n)
 		}
-	}
-}
-
-func closeConns(conns []net.Conn) {
-	for _, c := range conns {
-		c.Close()
 	}
 }

@@ -117,21 +117,31 @@ func (x *exchange) join(res *http.Response, backend io.ReadWriteCloser, raw net.
 		return nil
 	}
 
-	ended := make(chan string, 2)
-	go func() { ended <- pipe(backend, buffered.Reader, &x.in, "client closed", "apiserver closed") }()
-	go func() { ended <- pipe(client, backend, &x.out, "apiserver closed", "client closed") }()
-	x.ending = <-ended
-	// One end is enough: neither protocol uses half-closed connections. Closing
-	// TLS could wait for an end that does not read, closing beneath it cannot.
-	client.SetWriteDeadline(time.Now().Add(time.Second))
-	closeGently(client)
-	raw.Close()
-	<-ended
-	if why := x.entry.ended(); why != nil {
-		x.ending = "access ended"
-		return why
+	word := lastWordFor(x.reading.upgrade, res.Header)
+	up, down := make(chan string, 1), make(chan string, 1)
+	go func() { up <- pipe(backend, buffered.Reader, word.client, &x.in, "client closed", "apiserver closed") }()
+	go func() { down <- pipe(client, backend, word.apiserver, &x.out, "apiserver closed", "client closed") }()
+	// One end is enough: neither protocol uses half-closed connections.
+	upEnded := false
+	select {
+	case x.ending = <-up:
+		upEnded = true
+	case x.ending = <-down:
+		down <- ""
 	}
-	return nil
+	raw.Close() // beneath TLS, which could wait for an end that does not read
+	x.writeDeadline(time.Now().Add(time.Second))
+	<-down
+	why := x.entry.ended()
+	if why != nil {
+		x.ending = "access ended"
+		client.Write(word.frame(x.status(why)))
+	}
+	closeGently(client)
+	if !upEnded {
+		<-up
+	}
+	return why
 }
 
 // writeSwitch passes the apiserver's 101 on.
@@ -151,7 +161,7 @@ func (x *exchange) writeSwitch(w *bufio.Writer, from http.Header) error {
 }
 
 // pipe copies until either side is done and says which it was.
-func pipe(to io.Writer, from io.Reader, count *atomic.Int64, fromDone, toDone string) string {
+func pipe(to io.Writer, from io.Reader, seen func([]byte), count *atomic.Int64, fromDone, toDone string) string {
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
 	for {
@@ -161,6 +171,7 @@ func pipe(to io.Writer, from io.Reader, count *atomic.Int64, fromDone, toDone st
 				return toDone
 			}
 			count.Add(int64(n))
+			seen(buf[:n])
 		}
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
@@ -175,7 +186,7 @@ func pipe(to io.Writer, from io.Reader, count *atomic.Int64, fromDone, toDone st
 // and closes the connection beneath in any case.
 func closeGently(c net.Conn) {
 	beneath := underneath(c)
-	stop := time.AfterFunc(time.Second, func() { beneath.Close() })
+	stop := time.AfterFunc(lastWords, func() { beneath.Close() })
 	defer stop.Stop()
 	c.Close()
 }
