@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -221,22 +222,33 @@ func TestClosedLogRefuses(t *testing.T) {
 	l.Outcome(refused("a", "x")) // nor this
 }
 
+// TestLargestRecordsOfManyClientsCommit lets more wait at once than any one
+// transaction of Badger's would take.
 func TestLargestRecordsOfManyClientsCommit(t *testing.T) {
-	l := newBench(t).open(t)
+	b := newBench(t)
+	hold := make(chan struct{})
+	b.commit = func(txn *badger.Txn) error { <-hold; return txn.Commit() }
+	l := b.open(t)
 	defer closeLog(t, l)
+	largest := intent("largest")
+	largest.Ext.Command = []string{strings.Repeat("a", 4000), strings.Repeat("b", 4000), strings.Repeat("c", 4000), strings.Repeat("d", 3500)}
+	if n := len(audit.Encode(largest)); n < 15<<10 {
+		t.Fatalf("only %d bytes", n)
+	}
 	var wg sync.WaitGroup
-	for i := range 64 {
+	for range 100 {
 		wg.Go(func() {
-			e := intent(fmt.Sprint(i))
-			e.UserAgent = strings.Repeat("\x01", 40_000)
-			e.Ext.Command = []string{strings.Repeat("a", 2700), strings.Repeat("b", 3500), strings.Repeat("c", 3500), strings.Repeat("d", 3900)}
-			if err := l.Intent(t.Context(), e); err != nil {
+			if err := l.Intent(t.Context(), largest); err != nil {
 				t.Error(err)
 			}
 		})
 	}
+	for len(l.queue) < 60 { // 900 KiB, behind the one that is held
+		runtime.Gosched()
+	}
+	close(hold)
 	wg.Wait()
-	if l.Size() != 64 {
+	if l.Size() != 100 {
 		t.Errorf("size %d", l.Size())
 	}
 }
