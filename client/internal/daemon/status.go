@@ -51,7 +51,7 @@ func (d *Daemon) Status(ctx context.Context) localapi.Status {
 	d.state.get(func(s *state) {
 		st.State, st.Problem, st.Hint = s.stage()
 		st.Connected, st.Revision = s.connected, s.revision
-		st.Clusters, st.Blocked = slices.Clone(s.clusters), s.blocked
+		st.Clusters, st.Blocked = append([]localapi.Cluster{}, s.clusters...), s.blocked // [] in JSON, not null
 		st.Coordinator = s.profile.Link().URL
 		if session := s.profile.Session; session != nil {
 			st.UserName, st.UserID = session.UserName, session.UserID
@@ -72,7 +72,7 @@ func (s *state) stage() (localapi.State, string, string) {
 		return localapi.Ended, s.ended.Error(), append(process.Hints(s.ended), "sallyport login")[0]
 	}
 	problems := slices.DeleteFunc([]string{s.overlay, s.watch, s.context}, func(p string) bool { return p == "" })
-	if s.online == nil {
+	if s.online == nil || !s.synced && len(s.clusters) == 0 {
 		return localapi.Joining, strings.Join(problems, "; "), ""
 	}
 	return localapi.Joined, strings.Join(problems, "; "), ""
