@@ -56,7 +56,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	}
 
 	// 3. What is on disk.
-	a := &agent{cfg: cfg, version: version, log: log, id: id, kube: kube, failed: make(chan error, 1)}
+	a := &agent{cfg: cfg, version: version, log: log, id: id, kube: kube, failed: make(chan error, 1), verified: make(chan struct{})}
 	if err := a.open(ctx, dir); err != nil {
 		return err
 	}
@@ -96,7 +96,8 @@ type agent struct {
 	following stage // policy, accounts, certificates
 	shipping  stage // records
 
-	failed chan error // the first thing that cannot go on
+	verified chan struct{} // closed when the cluster is known to be ours
+	failed   chan error    // the first thing that cannot go on
 }
 
 // stage is goroutines that end together.
@@ -165,14 +166,20 @@ func (a *agent) start(ctx context.Context, dir *directory) (err error) {
 	}
 	a.proxy, err = proxy.New(a.serving.ctx, proxy.Config{
 		TrustDomain: e.TrustDomain, ClusterName: e.ClusterName, Upstream: a.kube.rest,
-		Identify: a.identify, Policies: a.keeper, Log: a.audit, Accounts: accounts{a.minter},
+		Identify: a.identify, Policies: a.keeper, Log: a.audit, Accounts: accounts{a.minter, a.verified},
 		ServingCert: a.id.ServingCertificate, Now: a.keeper.Now, Logger: a.log,
 	})
 	if err != nil {
 		return err
 	}
 	a.run(&a.serving, func(context.Context) error { return a.proxy.Serve(listener) })
-	a.run(&a.following, a.minter.Run)
+	a.run(&a.following, func(ctx context.Context) error {
+		if err := sameCluster(ctx, a.kube, a.id, a.log); err != nil || ctx.Err() != nil {
+			return err
+		}
+		close(a.verified)
+		return a.minter.Run(ctx)
+	})
 	a.run(&a.following, func(ctx context.Context) error { joinOverlay(ctx, a.node, a.id, a.log); return nil })
 	a.run(&a.following, func(ctx context.Context) error { a.id.KeepFresh(ctx, a.log); return nil })
 	a.run(&a.following, func(ctx context.Context) error {
@@ -268,10 +275,19 @@ func (a *agent) ceiling() []byte {
 	return b
 }
 
-// accounts gives the proxy what the Minter lends.
-type accounts struct{ *serviceaccount.Minter }
+// accounts gives the proxy what the Minter lends, once the cluster is known to
+// be the right one.
+type accounts struct {
+	minter   *serviceaccount.Minter
+	verified <-chan struct{}
+}
 
 func (m accounts) Token(ctx context.Context, s policy.Subject, a policy.Attributes) (proxy.Credential, error) {
-	c, err := m.Minter.Token(ctx, s, a)
+	select {
+	case <-m.verified:
+	default:
+		return proxy.Credential{}, errors.New("the apiserver has not answered since the agent started")
+	}
+	c, err := m.minter.Token(ctx, s, a)
 	return proxy.Credential{Token: c.Token, ID: c.ID, Account: c.Account}, err
 }

@@ -21,11 +21,6 @@ import (
 func whoWeAre(ctx context.Context, cfg config.Config, dir *directory, c *cluster, version string, log *slog.Logger) (*enroll.Identity, error) {
 	id, err := enroll.Load(dir.path, version)
 	if err == nil {
-		// The apiserver may be away; that it takes us for somebody else is found
-		// out before anybody is served.
-		if err := c.whoAmI(ctx); errors.Is(err, errWrongAccount) {
-			return nil, err
-		}
 		return id, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -80,6 +75,36 @@ func joinToken(ctx context.Context, cfg config.Config, c *cluster) (pki.JoinToke
 		return pki.JoinToken{}, process.Hint(fmt.Errorf("%s: %w", from, err), "make one: sallyportctl cluster token CLUSTER")
 	}
 	return token, nil
+}
+
+// sameCluster waits until the apiserver answers, and checks that it is the
+// cluster that this agent is enrolled for and takes us for who we are. Nobody is
+// lent anything before that, so a kubeconfig of another cluster is never served
+// under this one's name.
+func sameCluster(ctx context.Context, c *cluster, id *enroll.Identity, log *slog.Logger) error {
+	for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
+		err := c.whoAmI(ctx)
+		var uid string
+		if err == nil {
+			uid, err = c.uid(ctx)
+		}
+		e := id.Enrolment()
+		switch {
+		case err == nil && uid == e.KubeSystemUID:
+			return nil
+		case err == nil:
+			return process.Hint(fmt.Errorf("the apiserver at %s is of another cluster than %s, which this agent is enrolled for", c.rest.Host, e.ClusterName),
+				"give this agent the kubeconfig of "+e.ClusterName+", or the other cluster an agent of its own")
+		case errors.Is(err, errWrongAccount):
+			return err
+		}
+		log.Warn("the apiserver does not answer; trying again", "error", err, "in", wait)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
 }
 
 // readyWait is how long the overlay may take before we ask whether it is our

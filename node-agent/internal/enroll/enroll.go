@@ -69,6 +69,7 @@ func Enroll(ctx context.Context, cfg Config) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
+	e.KubeSystemUID = cfg.KubeSystemUID
 	id := &Identity{dir: cfg.Dir, version: cfg.Version, key: key, Checkpoint: skey}
 	if err := id.use(e); err != nil {
 		return nil, err
@@ -133,7 +134,7 @@ func (id *Identity) Renew(ctx context.Context) error {
 	if e.AgentID != was.AgentID || e.ClusterID != was.ClusterID {
 		return errors.New("renewing certificates: the answer is for another agent")
 	}
-	e.Epoch = was.Epoch
+	e.Epoch, e.KubeSystemUID = was.Epoch, was.KubeSystemUID
 	if err := id.use(e); err != nil {
 		return fmt.Errorf("renewing certificates: %w", err)
 	}

@@ -33,6 +33,9 @@ type Enrolment struct {
 	URL string `json:"url"`
 	Pin string `json:"pin,omitempty"`
 
+	// KubeSystemUID is the cluster's identity, to which the coordinator bound us.
+	KubeSystemUID string `json:"kube_system_uid"`
+
 	AgentID       string    `json:"agent_id"`
 	ClusterID     string    `json:"cluster_id"`
 	ClusterName   string    `json:"cluster_name"`

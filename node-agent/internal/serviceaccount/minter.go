@@ -87,6 +87,7 @@ type Minter struct {
 
 	ready   chan struct{} // closed when the ceiling is known and orphans are swept
 	repairs chan repair
+	failed  chan error // the ledger's failure, which ends Run
 }
 
 // New opens the ledger. Nothing is lent before Run has swept the cluster.
@@ -117,7 +118,7 @@ func New(_ context.Context, cfg Config) (*Minter, error) {
 	}
 	m := &Minter{
 		cfg: cfg, client: client, reviews: reviews, ledger: ledger,
-		roles: map[string]bool{}, ready: make(chan struct{}), repairs: make(chan repair, 1024),
+		roles: map[string]bool{}, ready: make(chan struct{}), repairs: make(chan repair, 1024), failed: make(chan error, 1),
 	}
 	for user, r := range records {
 		a := m.account(user)
@@ -146,7 +147,6 @@ type account struct {
 	// Guarded by lock.
 	record  record
 	missing map[string]bool // namespaces of a grant that do not exist
-	dirty   bool            // something failed: the next tick tries again
 }
 
 // lent is a token and what it was lent under.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -66,21 +67,37 @@ func (m *Minter) reconcile(ctx context.Context, acc *account, pol *policy.Policy
 	for _, b := range acc.record.Bindings {
 		delete(want, b.scope)
 	}
-	acc.missing = nil
+	was := acc.missing
+	if s == nil { // nobody is waiting for a namespace that is not there
+		maps.DeleteFunc(want, func(s scope, _ bool) bool { return was[s.Namespace] })
+	} else {
+		acc.missing = nil
+	}
 	if len(want) > 0 {
-		made, err = m.bind(ctx, acc, plan, want)
+		made, err = m.bind(ctx, acc, plan, want, was)
 		changed = changed || made
 	}
 	return made, ends, err
 }
 
-// note puts what is there now on record, after a failure too.
+// note puts what is there now on record, after a failure too. A record that
+// cannot be written ends the Minter: it would make what it could not find again.
 func (m *Minter) note(acc *account, changed bool, err error) error {
-	acc.dirty = err != nil
 	if !changed {
 		return err
 	}
-	return errors.Join(err, m.ledger.put(acc.record))
+	return errors.Join(err, m.write(acc.record))
+}
+
+func (m *Minter) write(r record) error {
+	err := m.ledger.put(r)
+	if err != nil {
+		select {
+		case m.failed <- err:
+		default:
+		}
+	}
+	return err
 }
 
 // remove takes everything of a person's away: bindings, then the account.
@@ -88,7 +105,6 @@ func (m *Minter) remove(ctx context.Context, acc *account) (err error) {
 	acc.lent.Store(nil)
 	acc.missing = nil
 	if acc.record.empty() {
-		acc.dirty = false
 		return nil
 	}
 	defer func() { err = m.note(acc, true, err) }()
@@ -147,8 +163,9 @@ func (m *Minter) createAccount(ctx context.Context, acc *account, s policy.Subje
 }
 
 // bind makes the bindings that are wanted, in parallel. A namespace that does
-// not exist is not made: its binding is left out until somebody asks again.
-func (m *Minter) bind(ctx context.Context, acc *account, plan *plan, want map[scope]bool) (made bool, err error) {
+// not exist is not made: its binding is left out until somebody asks again. was
+// are those that were missing before, which has been said already.
+func (m *Minter) bind(ctx context.Context, acc *account, plan *plan, want map[scope]bool, was map[string]bool) (made bool, err error) {
 	for s := range want {
 		if err := m.ensureRole(ctx, s.Role, plan.rules[s.Role]); err != nil {
 			return false, err
@@ -167,11 +184,15 @@ func (m *Minter) bind(ctx context.Context, acc *account, plan *plan, want map[sc
 			made = true
 			acc.record.Bindings = append(acc.record.Bindings, boundTo{s, bindingName(acc.record.Account, s), uid})
 		case noNamespace(err):
-			if acc.missing == nil {
-				acc.missing = map[string]bool{}
+			missing := maps.Clone(acc.missing) // the warm path reads the old one
+			if missing == nil {
+				missing = map[string]bool{}
 			}
-			acc.missing[s.Namespace] = true
-			m.cfg.Log.Warn("namespace of a grant does not exist", "user", acc.user, "namespace", s.Namespace)
+			missing[s.Namespace] = true
+			acc.missing = missing
+			if !was[s.Namespace] {
+				m.cfg.Log.Warn("namespace of a grant does not exist", "user", acc.user, "namespace", s.Namespace)
+			}
 		default:
 			errs = append(errs, err)
 		}

@@ -8,12 +8,12 @@ import (
 
 // Run sweeps what a crash left behind, then lends: it renews tokens ahead of
 // time, removes what is idle or has expired, and repairs what others change,
-// until ctx ends. It is called once. What exists then stays, on record, for the
-// next start.
+// until ctx ends or the ledger cannot be written. It is called once. What exists
+// then stays, on record, for the next start.
 func (m *Minter) Run(ctx context.Context) error {
 	defer m.ledger.close()
-	if err := m.prepareAtLast(ctx); err != nil {
-		return err
+	if !m.prepareAtLast(ctx) {
+		return nil
 	}
 	close(m.ready)
 	m.watch(ctx)
@@ -27,27 +27,27 @@ func (m *Minter) Run(ctx context.Context) error {
 		}
 		select {
 		case <-tick.C:
+		case err := <-m.failed:
+			return err
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// prepareAtLast prepares, however long the apiserver is away.
-func (m *Minter) prepareAtLast(ctx context.Context) error {
+// prepareAtLast prepares, however long the apiserver is away. It is false when
+// ctx ended before that.
+func (m *Minter) prepareAtLast(ctx context.Context) bool {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 15*time.Second) {
 		err := m.prepare(ctx)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return nil
+		if err == nil || ctx.Err() != nil {
+			return err == nil
 		}
 		m.cfg.Log.Warn("the cluster is not ready for accounts; trying again", "error", err, "in", wait)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			return nil
+			return false
 		}
 	}
 }

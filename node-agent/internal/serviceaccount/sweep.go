@@ -65,7 +65,7 @@ func (m *Minter) forgetLost(a *account, found map[object]bool) error {
 	if !lost && before == len(a.record.Bindings) {
 		return nil
 	}
-	return m.ledger.put(a.record)
+	return m.write(a.record)
 }
 
 // object is one thing of ours in the cluster.

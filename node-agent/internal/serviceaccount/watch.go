@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -72,6 +73,13 @@ func (m *Minter) sawObject(ctx context.Context, obj any, deleted bool) {
 		return
 	}
 	r.namespace, r.name, r.uid, r.user = meta.Namespace, meta.Name, meta.UID, meta.Labels[labelUser]
+	m.queue(ctx, r)
+}
+
+// repairAgain is how long a repair that failed waits.
+const repairAgain = 5 * time.Second
+
+func (m *Minter) queue(ctx context.Context, r repair) {
 	select {
 	case m.repairs <- r:
 	case <-ctx.Done():
@@ -91,6 +99,7 @@ func (m *Minter) repairAll(ctx context.Context) {
 		case r := <-m.repairs:
 			if err := m.repair(ctx, r); err != nil && ctx.Err() == nil {
 				m.cfg.Log.Warn("repairing failed; trying again", "kind", r.kind, "namespace", r.namespace, "name", r.name, "error", err)
+				time.AfterFunc(repairAgain, func() { m.queue(ctx, r) })
 			}
 		case <-ctx.Done():
 			return
@@ -117,7 +126,6 @@ func (m *Minter) repair(ctx context.Context, r repair) error {
 	case !r.deleted:
 		m.cfg.Log.Warn("an object is not as we made it: deleting it", "kind", r.kind, "namespace", r.namespace, "name", r.name)
 		if err := m.deleteObject(ctx, r.object); err != nil {
-			a.dirty = true
 			return err
 		}
 	default:
@@ -128,7 +136,7 @@ func (m *Minter) repair(ctx context.Context, r repair) error {
 	}
 	a.drop(r.object)
 	a.lent.Store(nil)
-	if err := m.ledger.put(a.record); err != nil {
+	if err := m.write(a.record); err != nil {
 		return err
 	}
 	return m.lookAfterLocked(ctx, a)
