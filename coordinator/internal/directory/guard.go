@@ -35,14 +35,33 @@ type attempts struct {
 }
 
 const (
-	// Wrong passwords that are free, for one source and for a name as a whole.
-	freeFromSource, freeForName = 5, 50
-	// The longest waits.
-	maxFromSource, maxForName = time.Minute, 4 * time.Second
 	// The table of attempts: names that do not exist are in it too, so it is
 	// bounded, and an hour's silence forgets.
 	maxAttempts, forgetAfter = 16384, time.Hour
+	// What guesses are counted by: how many are free, and the longest wait.
+	freeHere, maxHere     = 5, time.Minute      // at one name from one source
+	freeName, maxName     = 50, 4 * time.Second // at one name from everywhere
+	freeSource, maxSource = 60, 8 * time.Second // at all names from one source
 )
+
+// bucket is one way to count guesses.
+type bucket struct {
+	key  string
+	free int
+	max  time.Duration
+}
+
+func buckets(name, from string) [3]bucket {
+	name = strings.TrimSpace(name)
+	if len(name) > 64 {
+		name = name[:64] // no name is that long; keep the table small
+	}
+	return [3]bucket{
+		{name + "\x00" + from, freeHere, maxHere},
+		{name, freeName, maxName},
+		{"\x00" + from, freeSource, maxSource},
+	}
+}
 
 func newGuard(concurrent int, now func() time.Time) (*guard, error) {
 	dummy, err := argon2id.CreateHash(newSecret("none"), hashing)
@@ -89,49 +108,41 @@ func (g *guard) compare(ctx context.Context, password, hash string) (bool, error
 	return ok && there, nil
 }
 
-func guardKeys(name, from string) (source, all string) {
-	name = strings.TrimSpace(name)
-	if len(name) > 64 {
-		name = name[:64] // no name is that long; keep the table small
-	}
-	return name + "\x00" + from, name
-}
-
 // admit says whether an attempt is looked at now, and counts it as a wrong one
 // at once: a thousand guesses sent together are not admitted together.
 func (g *guard) admit(name, from string) error {
-	source, all := guardKeys(name, from)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.now()
-	for _, key := range []string{source, all} {
-		if a, ok := g.attempts.Get(key); ok && now.Before(a.until) {
+	for _, b := range buckets(name, from) {
+		if a, ok := g.attempts.Get(b.key); ok && now.Before(a.until) {
 			return &BackoffError{RetryAfter: a.until.Sub(now)}
 		}
 	}
-	g.count(source, freeFromSource, maxFromSource)
-	g.count(all, freeForName, maxForName)
+	for _, b := range buckets(name, from) {
+		a, _ := g.attempts.Get(b.key)
+		a.wrong++
+		if over := a.wrong - b.free; over >= 0 {
+			a.until = now.Add(min(time.Second<<min(over, 6), b.max))
+		}
+		g.attempts.Add(b.key, a)
+	}
 	return nil
 }
 
-func (g *guard) count(key string, free int, longest time.Duration) {
-	a, _ := g.attempts.Get(key)
-	a.wrong++
-	if over := a.wrong - free; over >= 0 {
-		a.until = g.now().Add(min(time.Second<<min(over, 6), longest))
-	}
-	g.attempts.Add(key, a)
-}
-
-// succeeded takes back what admit counted.
+// succeeded takes back what admit counted: all of it for this name from this
+// source, one attempt elsewhere.
 func (g *guard) succeeded(name, from string) {
-	source, all := guardKeys(name, from)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.attempts.Remove(source)
-	if a, ok := g.attempts.Get(all); ok {
-		a.wrong--
-		a.until = time.Time{}
-		g.attempts.Add(all, a)
+	for i, b := range buckets(name, from) {
+		a, ok := g.attempts.Get(b.key)
+		switch {
+		case i == 0:
+			g.attempts.Remove(b.key)
+		case ok:
+			a.wrong, a.until = a.wrong-1, time.Time{}
+			g.attempts.Add(b.key, a)
+		}
 	}
 }
