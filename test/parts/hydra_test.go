@@ -214,8 +214,8 @@ func TestHydraIsConfiguredAsPromised(t *testing.T) {
 	} else if tokens.Refresh == "" {
 		t.Error("no refresh token for offline_access")
 	}
-	if _, err := tryLogin(t, h, "alice", false); err == nil {
-		t.Error("a public client got a token without PKCE")
+	if _, err := tryLogin(t, h, "alice", false); err == nil || !strings.Contains(err.Error(), "code_challenge") {
+		t.Errorf("a public client without PKCE: %v, want a refusal that names the challenge", err)
 	}
 }
 
@@ -357,10 +357,14 @@ func tryLogin(t *testing.T, h *RunningHydra, subject string, pkce bool) (tokens,
 			return tokens{}, err
 		}
 	}
-	resp, err := http.PostForm(h.Public+"/oauth2/token", url.Values{
+	form := url.Values{
 		"grant_type": {"authorization_code"}, "code": {at.Query().Get("code")}, "client_id": {"cli"},
-		"redirect_uri": {"http://127.0.0.1/callback"}, "code_verifier": {verifier},
-	})
+		"redirect_uri": {"http://127.0.0.1/callback"},
+	}
+	if pkce {
+		form.Set("code_verifier", verifier)
+	}
+	resp, err := http.PostForm(h.Public+"/oauth2/token", form)
 	if err != nil {
 		return tokens{}, err
 	}
