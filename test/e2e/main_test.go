@@ -219,3 +219,15 @@ func search(t *testing.T, p *play.Person, args ...string) []record {
 	}
 	return all
 }
+
+// says is nil once a file holds text.
+func says(path, text string) error {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(string(raw), text) {
+		return fmt.Errorf("%s does not say %q yet", filepath.Base(path), text)
+	}
+	return nil
+}

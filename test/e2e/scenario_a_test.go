@@ -80,7 +80,7 @@ func TestScenarioAOnboarding(t *testing.T) {
 	if err == nil {
 		t.Fatalf("get pods on edge-3 succeeded:\n%s", r.Stdout)
 	}
-	if !strings.Contains(r.Stderr, "edge-3") || !strings.Contains(r.Stderr, "not open to") {
+	if !strings.Contains(r.Stderr, `no cluster "edge-3" is open to you`) {
 		t.Errorf("the refusal is not clear:\n%s", r.Stderr)
 	}
 	if after := len(search(t, alice, "--cluster", "edge-3")); after != before {

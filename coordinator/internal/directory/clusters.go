@@ -18,7 +18,7 @@ var Ceilings = []string{"view", "edit", "admin"}
 // working day for reads, an hour for writes, a quarter of one for exec, which is
 // also what Secrets and running streams count as.
 func DefaultBudgets() *apiv1.StalenessBudgets {
-	return &apiv1.StalenessBudgets{ReadSeconds: 12 * 3600, WriteSeconds: 3600, ExecSeconds: 900}
+	return &apiv1.StalenessBudgets{ReadSeconds: 24 * 3600, WriteSeconds: 4 * 3600, ExecSeconds: 15 * 60}
 }
 
 // ClusterSpec describes a new cluster.

@@ -40,7 +40,7 @@ func (d *Directory) DeleteProject(ctx context.Context, project string) (*apiv1.P
 			return nil, err
 		}
 		if held > 0 {
-			return nil, &RefusedError{fmt.Sprintf("project %q still has %d cluster(s)", p.Name, held), "delete them first: sallyportctl cluster delete CLUSTER"}
+			return nil, &RefusedError{fmt.Sprintf("project %q still has %d cluster(s)", p.Name, held), "delete them first: sallyportctl cluster remove CLUSTER"}
 		}
 		projects.delete(tx, p.Id)
 		projects.release(tx, p.Name)

@@ -119,8 +119,9 @@ func (a *App) EnsureClient(ctx context.Context) error {
 // errToken is the one answer to every access token that is no good.
 var errToken = &directory.RefusedError{Reason: "this access token is not accepted here", Hint: "log in again: sallyport login"}
 
-// errUnavailable keeps to ourselves where Hydra is and what it said.
-var errUnavailable = errors.New("the login service does not answer: try again in a moment")
+// ErrUnavailable says that Hydra could not be asked. It keeps to ourselves where
+// Hydra is and what it said.
+var ErrUnavailable = errors.New("the login service does not answer: try again in a moment")
 
 // Introspect answers with the user whose access token this is. The token must be
 // active, an access token, of our client, for us, with our scope; its user must
@@ -132,7 +133,7 @@ func (a *App) Introspect(ctx context.Context, token string) (userID string, err 
 	t, resp, err := a.admin.OAuth2API.IntrospectOAuth2Token(ctx).Token(token).Scope(scope).Execute()
 	if err != nil {
 		a.cfg.Log.Warn("a login cannot be finished", "error", hydraError("introspecting a token", resp, err))
-		return "", errUnavailable
+		return "", ErrUnavailable
 	}
 	if !t.Active || t.GetClientId() != ClientID || t.GetTokenUse() != "access_token" ||
 		!slices.Contains(t.Aud, a.Audience()) || !slices.Contains(strings.Fields(t.GetScope()), scope) ||

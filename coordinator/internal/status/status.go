@@ -11,6 +11,7 @@ import (
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/ca"
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/caller"
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/directory"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/login"
 	"github.com/sallyport-mesh/sallyport/pkg/apiclient"
 )
 
@@ -32,6 +33,8 @@ func Of(err error) error {
 		code = connect.CodePermissionDenied
 	case isA[*directory.BackoffError](err):
 		code = connect.CodeResourceExhausted
+	case errors.Is(err, login.ErrUnavailable):
+		code = connect.CodeUnavailable
 	case errors.Is(err, context.Canceled):
 		code = connect.CodeCanceled
 	case errors.Is(err, context.DeadlineExceeded):

@@ -73,6 +73,7 @@ type mesh struct {
 	t     testing.TB
 	store store.Store
 	addr  string
+	udp   string // where STUN is
 	url   string // for tsnet
 	plain string // the same over HTTP without TLS, for light clients
 	stop  func()
@@ -84,7 +85,7 @@ type mesh struct {
 
 func newMesh(t testing.TB, members ...Member) *mesh {
 	t.Helper()
-	m := &mesh{t: t, store: storetest.New(t), addr: "127.0.0.1:0"}
+	m := &mesh{t: t, store: storetest.New(t), addr: "127.0.0.1:0", udp: "127.0.0.1:0"}
 	m.log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	m.top = Topology{Revision: 1, Members: map[string]Member{}, Reach: map[string][]string{}}
 	for _, mb := range members {
@@ -96,7 +97,7 @@ func newMesh(t testing.TB, members ...Member) *mesh {
 	return m
 }
 
-// start serves on m.addr; the port stays the same over a restart.
+// start serves on m.addr; the ports stay the same over a restart.
 func (m *mesh) start() {
 	m.t.Helper()
 	ln, err := net.Listen("tcp", m.addr)
@@ -105,11 +106,12 @@ func (m *mesh) start() {
 	}
 	m.addr = ln.Addr().String()
 	m.url = "https://" + m.addr
-	s, err := New(m.t.Context(), Config{Store: m.store, Domain: domain, PublicURL: m.url, STUNAddr: "127.0.0.1:0", Log: m.log})
+	s, err := New(m.t.Context(), Config{Store: m.store, Domain: domain, PublicURL: m.url, STUNAddr: m.udp, Log: m.log})
 	if err != nil {
 		m.t.Fatal(err)
 	}
 	m.Server = s
+	m.udp = s.stun.LocalAddr().String()
 	bare, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		m.t.Fatal(err)
@@ -197,7 +199,7 @@ func (m *mesh) key(member string) string {
 func (m *mesh) config(dir, name, authKey string) overlay.Config {
 	return overlay.Config{
 		Dir: dir, Hostname: name, ControlURL: m.url, RootPEM: testRoot().pem, AuthKey: authKey,
-		Logf: func(string, ...any) {},
+		Logf: debugLogf(name),
 	}
 }
 

@@ -27,7 +27,11 @@ func addrPort(a net.Addr) netip.AddrPort {
 // made. One that is allowed takes a few milliseconds.
 const refusedWithin = 700 * time.Millisecond
 
+var greetingTook = func(time.Duration) {}
+
 func wantGreeting(t *testing.T, n *overlay.Node, name, want string) {
+	start := time.Now()
+	defer func() { greetingTook(time.Since(start)) }()
 	t.Helper()
 	if got, err := ask(t, n, name+":443", deadline); err != nil || got != want {
 		t.Errorf("asking %s: %q, %v; want %q", name, got, err, want)
@@ -352,6 +356,36 @@ func TestNodesReachEachOtherThroughTheRelayAlone(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+func TestFirstConnectionDoesNotWaitForALostHandshake(t *testing.T) {
+	m := newMesh(t, device("dev-1"), agent("agt-1", "edge-1"), agent("agt-2", "edge-2"))
+	m.allow("dev-1", "agt-1", "agt-2")
+	// Either side may be the one that has just started.
+	d := m.join("dev-1")
+	for _, id := range []string{"agt-1", "agt-2"} {
+		greet(t, m.join(id), ":443")
+		start := time.Now()
+		wantGreeting(t, d, fqdn(id+"-host"), "dev-1 of usr-dev-1")
+		if took := time.Since(start); took > 4*time.Second {
+			t.Errorf("the first connection to %s took %v", id, took)
+		}
+	}
+}
+
+func TestClusterAnswersWhileOneOfItsAgentsIsAway(t *testing.T) {
+	m := newMesh(t, device("dev-1"), agent("agt-1", "edge-1"), agent("agt-2", "edge-1"))
+	m.allow("dev-1", "agt-1", "agt-2")
+	d, a1, a2 := m.join("dev-1"), m.join("agt-1"), m.join("agt-2")
+	greet(t, a1, ":443")
+	greet(t, a2, ":443")
+	wantGreeting(t, d, fqdn("edge-1"), "dev-1 of usr-dev-1")
+	a1.Close()
+	start := time.Now()
+	wantGreeting(t, d, fqdn("edge-1"), "dev-1 of usr-dev-1")
+	if took := time.Since(start); took > 4*time.Second {
+		t.Errorf("it took %v", took)
+	}
 }
 
 func TestNodesFindADirectPath(t *testing.T) {

@@ -52,6 +52,7 @@ func (s *Server) serveMap(w http.ResponseWriter, r *http.Request, machine key.Ma
 	frames := newFrameWriter(w, req.Compress == "zstd")
 	switch {
 	case req.Stream:
+		s.introduce(n, &req)
 		s.stream(r.Context(), n, req.NodeKey, frames)
 	case !req.ReadOnly && req.OmitPeers:
 		s.report(n, &req)
@@ -78,6 +79,19 @@ func (s *Server) nodeOf(machine key.MachinePublic, nk key.NodePublic) (*node, er
 // maxEndpoints bounds what a node may announce. Honest ones have a handful.
 const maxEndpoints = 32
 
+// introduce takes from the request for a stream what reports carry, if no report
+// came since the server started: nodes report when something changes, and a
+// restart of ours changes nothing for them. Later it would be older than what
+// they have reported beside it.
+func (s *Server) introduce(n *node, req *tailcfg.MapRequest) {
+	s.mu.RLock()
+	reported := n.reported
+	s.mu.RUnlock()
+	if !reported {
+		s.report(n, req)
+	}
+}
+
 // report takes in where a node can be reached. It does not touch its stream.
 func (s *Server) report(n *node, req *tailcfg.MapRequest) {
 	endpoints := cleanEndpoints(req.Endpoints)
@@ -90,6 +104,7 @@ func (s *Server) report(n *node, req *tailcfg.MapRequest) {
 	if n.gone || n.Node != req.NodeKey {
 		return
 	}
+	n.reported = true
 	kept := n.record
 	if !req.DiscoKey.IsZero() {
 		n.Disco = req.DiscoKey

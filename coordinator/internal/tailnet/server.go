@@ -80,6 +80,7 @@ type Server struct {
 // node is a registered member. Server.mu guards it.
 type node struct {
 	record
+	reported  bool             // since the server started
 	endpoints []netip.AddrPort // replaced, never changed in place
 	home      int
 	online    bool
