@@ -197,7 +197,7 @@ func TestTreeIsThatOfRFC6962(t *testing.T) {
 		}
 		return out, nil
 	})
-	for n := int64(0); n < 300; n++ {
+	for n := range int64(300) {
 		want, err := tlog.TreeHash(n, reader)
 		if n == 0 {
 			want, err = sha256.Sum256(nil), nil

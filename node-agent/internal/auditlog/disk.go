@@ -104,7 +104,7 @@ func fillBallast(path string, size int64) error {
 		err = f.Sync()
 	}
 	if err != nil {
-		os.Remove(path)
+		_ = os.Remove(path)
 		return fmt.Errorf("reserving room: %w", err)
 	}
 	return nil
