@@ -58,7 +58,7 @@ func TestSuspensionWaitsForEveryAgentConcerned(t *testing.T) {
 func TestAgentThatCannotBeReachedIsNamedWithItsOwnEnd(t *testing.T) {
 	w := newWorld(t)
 	w.project("aws")
-	_, away := w.cluster("edge-1", "aws")
+	c, away := w.cluster("edge-1", "aws")
 	_, never := w.cluster("edge-2", "aws")
 	w.user("shivam")
 	w.grant(directory.GrantSpec{Role: policy.View, User: "shivam", Project: "aws"})
@@ -85,9 +85,9 @@ func TestAgentThatCannotBeReachedIsNamedWithItsOwnEnd(t *testing.T) {
 			}
 			continue
 		}
-		// The directory's default budgets are 12 h, 1 h and 15 min.
-		if m.LastSeen == nil || !m.ReadStaleAt.AsTime().Equal(last.Add(12*time.Hour)) ||
-			!m.WriteStaleAt.AsTime().Equal(last.Add(time.Hour)) || !m.ExecStaleAt.AsTime().Equal(last.Add(15*time.Minute)) {
+		after := func(seconds uint32) time.Time { return last.Add(time.Duration(seconds) * time.Second) }
+		if m.LastSeen == nil || !m.ReadStaleAt.AsTime().Equal(after(c.Budgets.ReadSeconds)) ||
+			!m.WriteStaleAt.AsTime().Equal(after(c.Budgets.WriteSeconds)) || !m.ExecStaleAt.AsTime().Equal(after(c.Budgets.ExecSeconds)) {
 			t.Errorf("last heartbeat %s: %v", last, m)
 		}
 	}
