@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/urfave/cli/v2"
+	"k8s.io/klog/v2"
 
 	"github.com/sallyport-mesh/sallyport/node-agent/internal/agent"
 	"github.com/sallyport-mesh/sallyport/node-agent/internal/config"
@@ -68,6 +69,7 @@ func run(c *cli.Context) error {
 	}
 	log := logger(cfg.Log)
 	slog.SetDefault(log)
+	klog.SetSlogLogger(log.With("from", "client-go"))
 	return agent.Run(c.Context, cfg, version, log)
 }
 

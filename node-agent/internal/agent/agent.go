@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/klog/v2"
-
 	"github.com/sallyport-mesh/sallyport/node-agent/internal/auditlog"
 	"github.com/sallyport-mesh/sallyport/node-agent/internal/bundle"
 	"github.com/sallyport-mesh/sallyport/node-agent/internal/config"
@@ -35,8 +33,6 @@ const (
 // Run runs an agent until ctx ends, and then returns nil, or until it can go on
 // no longer.
 func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logger) (err error) {
-	klog.SetSlogLogger(log.With("from", "client-go"))
-
 	// 1. The directory, which is ours alone.
 	dir, err := openDirectory(cfg.DataDir)
 	if err != nil {

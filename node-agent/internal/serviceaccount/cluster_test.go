@@ -132,12 +132,12 @@ type tap struct {
 
 func (p *tap) RoundTrip(r *http.Request) (*http.Response, error) {
 	p.mu.Lock()
-	spoil := p.spoil
+	spoil, next := p.spoil, p.next
 	if r.Method != http.MethodGet && !strings.Contains(r.URL.Path, "selfsubjectaccessreviews") && !strings.Contains(r.URL.Path, "leases") {
 		p.writes = append(p.writes, r.Method+" "+r.URL.Path)
 	}
 	p.mu.Unlock()
-	send := func() (*http.Response, error) { return p.next.RoundTrip(r) }
+	send := func() (*http.Response, error) { return next.RoundTrip(r) }
 	if spoil != nil {
 		return spoil(r, send)
 	}
@@ -163,6 +163,8 @@ func newWorld(t *testing.T, change func(*Config)) *world {
 	w := &world{t: t, tap: &tap{}}
 	own := rest.CopyConfig(shared.agent)
 	own.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		w.tap.mu.Lock() // a second start gets a transport of its own
+		defer w.tap.mu.Unlock()
 		w.tap.next = next
 		return w.tap
 	})

@@ -494,3 +494,80 @@ func TestNobodyIsLentAnythingForSomebodyElse(t *testing.T) {
 		t.Errorf("%d objects", n)
 	}
 }
+
+func TestLedgerThatCannotBeWrittenEndsRun(t *testing.T) {
+	w := newWorld(t, nil)
+	w.stop()
+	m, err := New(t.Context(), w.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Minter = m
+	done := make(chan error, 1)
+	go func() { done <- m.Run(t.Context()) }()
+	<-m.ready
+	user := newUser()
+	w.apply(w.set(grant{user: user, role: policy.Edit}))
+	if err := m.ledger.close(); err != nil { // as a disk that is gone
+		t.Fatal(err)
+	}
+	if _, err := w.use(user, listPods); err == nil {
+		t.Error("an account was lent that is on no record")
+	}
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "writing ledger of accounts") {
+		t.Errorf("Run ended with %v", err)
+	}
+}
+
+func TestMissingNamespaceCostsNothingWhileNobodyAsksForIt(t *testing.T) {
+	w := newWorld(t, nil)
+	user := newUser()
+	ns := newNamespace(t)
+	w.apply(w.set(grant{user: user, role: policy.Edit, namespaces: []string{ns, ns + "-not"}}))
+	a := listPods
+	a.Namespace = ns
+	w.mustUse(user, a)
+	acc := w.account(user)
+	w.tap.takeWrites()
+	// Two looks of the background at the account, whatever it does then.
+	for range 2 {
+		if err := w.attendTo(t.Context(), acc); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.mustUse(user, a)
+	if got := w.tap.takeWrites(); len(got) != 0 {
+		t.Errorf("wrote %v", got)
+	}
+}
+
+func TestCeilingBoundsEverybodyAndNarrowsAtOnce(t *testing.T) {
+	w := newWorld(t, nil)
+	user := newUser()
+	w.apply(w.set(grant{user: user, role: policy.ClusterAdmin}))
+	cred := w.mustUse(user, listPods)
+	if _, err := as(t, cred).CoreV1().Secrets("default").List(t.Context(), metav1.ListOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := as(t, cred).CoreV1().ServiceAccounts("default").CreateToken(t.Context(), "default", tokenRequest(), metav1.CreateOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("a cluster-admin made a token: %v", err)
+	}
+	// The owner narrows it while everything runs.
+	if err := shared.applyManifest(manifest.View); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := shared.applyManifest(manifest.Admin); err != nil {
+			t.Error(err)
+		}
+		eventually(t, "the ceiling is up again", func() bool { return len(w.Ceiling()) > 25 })
+	})
+	eventually(t, "Secrets are refused", func() bool {
+		_, err := as(t, cred).CoreV1().Secrets("default").List(t.Context(), metav1.ListOptions{})
+		return apierrors.IsForbidden(err)
+	})
+	eventually(t, "what is under it still works", func() bool {
+		_, err := as(t, cred).CoreV1().Pods("default").List(t.Context(), metav1.ListOptions{})
+		return err == nil
+	})
+}

@@ -3,6 +3,7 @@ package serviceaccount
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 )
 
@@ -16,9 +17,13 @@ func (m *Minter) Run(ctx context.Context) error {
 		return nil
 	}
 	close(m.ready)
-	m.watch(ctx)
-	go m.repairAll(ctx)
-	go m.attend(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer cancel()
+	m.watch(ctx, &all)
+	all.Go(func() { m.repairAll(ctx) })
+	all.Go(func() { m.attend(ctx) })
 	tick := time.NewTicker(m.cfg.Tick)
 	defer tick.Stop()
 	for {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,16 +28,16 @@ type repair struct {
 
 // watch looks at what is ours in the cluster until ctx ends, and hands on what
 // changes.
-func (m *Minter) watch(ctx context.Context) {
+func (m *Minter) watch(ctx context.Context, all *sync.WaitGroup) {
 	mine := labelAgent + "=" + m.cfg.AgentID
 	core, rbac := m.client.CoreV1().RESTClient(), m.client.RbacV1().RESTClient()
-	m.inform(ctx, core, "serviceaccounts", manifest.UsersNamespace, mine, &corev1.ServiceAccount{}, m.sawObject)
-	m.inform(ctx, rbac, "clusterrolebindings", "", mine, &rbacv1.ClusterRoleBinding{}, m.sawObject)
-	m.inform(ctx, rbac, "rolebindings", "", mine, &rbacv1.RoleBinding{}, m.sawObject)
-	m.inform(ctx, rbac, "clusterroles", "", labelManaged+"="+managedBy, &rbacv1.ClusterRole{}, m.sawRole)
+	m.inform(ctx, all, core, "serviceaccounts", manifest.UsersNamespace, mine, &corev1.ServiceAccount{}, m.sawObject)
+	m.inform(ctx, all, rbac, "clusterrolebindings", "", mine, &rbacv1.ClusterRoleBinding{}, m.sawObject)
+	m.inform(ctx, all, rbac, "rolebindings", "", mine, &rbacv1.RoleBinding{}, m.sawObject)
+	m.inform(ctx, all, rbac, "clusterroles", "", labelManaged+"="+managedBy, &rbacv1.ClusterRole{}, m.sawRole)
 }
 
-func (m *Minter) inform(ctx context.Context, client rest.Interface, resource, namespace, selector string, kind runtime.Object,
+func (m *Minter) inform(ctx context.Context, all *sync.WaitGroup, client rest.Interface, resource, namespace, selector string, kind runtime.Object,
 	saw func(ctx context.Context, obj any, deleted bool),
 ) {
 	lw := cache.NewFilteredListWatchFromClient(client, resource, namespace,
@@ -54,7 +55,7 @@ func (m *Minter) inform(ctx context.Context, client rest.Interface, resource, na
 			},
 		},
 	})
-	go controller.RunWithContext(ctx)
+	all.Go(func() { controller.RunWithContext(ctx) })
 }
 
 func (m *Minter) sawObject(ctx context.Context, obj any, deleted bool) {
