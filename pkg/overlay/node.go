@@ -39,6 +39,8 @@ type Node struct {
 	lc     *local.Client
 	peers  peerCache
 	names  nameCache
+	met    acquaintances
+	relay  *relayLink
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the watch has ended
 }
@@ -74,15 +76,23 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	if err := configureProcess(u, cfg.RootPEM); err != nil {
 		return nil, err
 	}
-	logf := cfg.Logf
-	if logf == nil {
-		logf = func(string, ...any) {}
+	port, err := choosePort(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	relay := newRelayLink()
+	logf := func(format string, args ...any) {
+		relay.read(format)
+		if cfg.Logf != nil {
+			cfg.Logf(format, args...)
+		}
 	}
 	ts := &tsnet.Server{
 		Dir:        cfg.Dir,
 		Hostname:   cfg.Hostname,
 		ControlURL: u.Scheme + "://" + u.Host,
 		AuthKey:    cfg.AuthKey,
+		Port:       port,
 		Logf:       logf,
 		UserLogf:   logf,
 	}
@@ -91,7 +101,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, fmt.Errorf("starting overlay node: %w", err)
 	}
 	watching, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	n := &Node{ts: ts, lc: lc, cancel: cancel, done: make(chan struct{})}
+	n := &Node{ts: ts, lc: lc, relay: relay, cancel: cancel, done: make(chan struct{})}
 	go n.watch(watching)
 	return n, nil
 }

@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"net/url"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +61,15 @@ func newRoot(t *testing.T) (*x509.Certificate, []byte) {
 }
 
 func TestPrivateRootIsTrustedBesideTheSystemsAndOnlyOne(t *testing.T) {
+	// Roots are the process's, for good, so this runs in one of its own.
+	if os.Getenv("OVERLAY_TEST_PROCESS") == "" {
+		cmd := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), "OVERLAY_TEST_PROCESS=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
 	root, rootPEM := newRoot(t)
 	other, otherPEM := newRoot(t)
 	u := &url.URL{Scheme: "https", Host: "coordinator"}
@@ -104,5 +114,22 @@ func TestPrivateRootIsTrustedBesideTheSystemsAndOnlyOne(t *testing.T) {
 func TestStartWithoutADirectoryFails(t *testing.T) {
 	if _, err := Start(context.Background(), Config{ControlURL: "https://coordinator"}); err == nil {
 		t.Error("started")
+	}
+}
+
+func TestNodeKeepsItsPort(t *testing.T) {
+	dir := t.TempDir()
+	first, err := choosePort(dir)
+	if err != nil || first == 0 {
+		t.Fatalf("%d, %v", first, err)
+	}
+	if again, err := choosePort(dir); err != nil || again != first {
+		t.Errorf("had %d, now %d, %v", first, again, err)
+	}
+	if err := os.WriteFile(dir+"/"+portFile, []byte("torn"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := choosePort(dir); err != nil || again == 0 {
+		t.Errorf("with a torn file: %d, %v", again, err)
 	}
 }

@@ -38,12 +38,14 @@ func (n *Node) follow(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		// A patch changes only how a peer is reached, not who it is. Anything
-		// else empties the caches, whether or not we know what it means.
+		// Names are in the order of who is online, which any event may change.
+		n.names.reset()
+		// A patch changes how a peer is reached, not who it is. Anything else
+		// empties the other caches, whether or not we know what it means.
 		if len(ev.PeerChangedPatch) > 0 && len(ev.PeersChanged) == 0 && len(ev.PeersRemoved) == 0 && ev.SelfChange == nil && ev.State == nil {
 			continue
 		}
 		n.peers.reset()
-		n.names.reset()
+		n.met.reset()
 	}
 }

@@ -199,7 +199,6 @@ func (m *mesh) key(member string) string {
 func (m *mesh) config(dir, name, authKey string) overlay.Config {
 	return overlay.Config{
 		Dir: dir, Hostname: name, ControlURL: m.url, RootPEM: testRoot().pem, AuthKey: authKey,
-		Logf: debugLogf(name),
 	}
 }
 

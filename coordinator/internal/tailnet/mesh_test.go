@@ -27,11 +27,7 @@ func addrPort(a net.Addr) netip.AddrPort {
 // made. One that is allowed takes a few milliseconds.
 const refusedWithin = 700 * time.Millisecond
 
-var greetingTook = func(time.Duration) {}
-
 func wantGreeting(t *testing.T, n *overlay.Node, name, want string) {
-	start := time.Now()
-	defer func() { greetingTook(time.Since(start)) }()
 	t.Helper()
 	if got, err := ask(t, n, name+":443", deadline); err != nil || got != want {
 		t.Errorf("asking %s: %q, %v; want %q", name, got, err, want)
@@ -404,5 +400,23 @@ func TestNodesFindADirectPath(t *testing.T) {
 	st, err := d.Status(t.Context())
 	if err != nil || !st.Running || st.Name != fqdn("dev-1-host") || len(st.Addrs) != 2 || !st.KeyExpiry.IsZero() {
 		t.Errorf("status %+v, %v", st, err)
+	}
+}
+
+func TestNodeThatStartsAgainIsReachedAtOnce(t *testing.T) {
+	m := newMesh(t, device("dev-1"), agent("agt-1", "edge-1"))
+	m.allow("dev-1", "agt-1")
+	dir := t.TempDir()
+	d, a := m.joinIn(dir, "dev-1", m.key("dev-1")), m.join("agt-1")
+	greet(t, a, ":443")
+	for range 3 {
+		wantGreeting(t, d, fqdn("edge-1"), "dev-1 of usr-dev-1")
+		d.Close()
+		d = m.joinIn(dir, "dev-1", "")
+		start := time.Now()
+		wantGreeting(t, d, fqdn("edge-1"), "dev-1 of usr-dev-1")
+		if took := time.Since(start); took > 4*time.Second {
+			t.Errorf("the first connection took %v", took)
+		}
 	}
 }
