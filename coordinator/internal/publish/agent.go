@@ -70,17 +70,18 @@ func (h *Hub) adopt(s *directory.Snapshot) {
 }
 
 // agentsOf lists a cluster's agents, those too that have just been deleted.
-func (h *Hub) agentsOf(clusterID string, s *directory.Snapshot) []string {
-	ids := map[string]bool{}
-	for _, a := range s.AgentsOf(clusterID) {
-		ids[a.GetId()] = true
+func (h *Hub) agentsOf(clusterID string, s *directory.Snapshot) []*agent {
+	var out []*agent
+	for _, x := range s.AgentsOf(clusterID) {
+		out = append(out, h.agentLocked(x.GetId()))
 	}
 	for id, a := range h.agents {
 		if a.cluster == clusterID && s.Agents[id] == nil {
-			ids[id] = true
+			out = append(out, a)
 		}
 	}
-	return slices.Sorted(maps.Keys(ids))
+	slices.SortFunc(out, func(a, b *agent) int { return compare(a.id, b.id) })
+	return out
 }
 
 // Confirm takes in how far an agent has put a bundle into effect. It may be told

@@ -34,8 +34,8 @@ func (h *Hub) Effects(ctx context.Context, revision uint64, send func(*apiv1.Eff
 	}
 	var waiting []*waiter
 	for _, c := range st.changed {
-		for _, id := range c.agents {
-			waiting = append(waiting, &waiter{agent: id, cluster: c})
+		for _, a := range c.agents {
+			waiting = append(waiting, &waiter{agent: a, cluster: c})
 		}
 	}
 	at := st.at
@@ -75,7 +75,7 @@ func (h *Hub) Effects(ctx context.Context, revision uint64, send func(*apiv1.Eff
 
 // waiter is an agent that Effects waits for.
 type waiter struct {
-	agent   string
+	agent   *agent
 	cluster changedCluster
 	told    bool // that it has cut
 	done    bool
@@ -110,13 +110,8 @@ func (h *Hub) glance(waiting []*waiter, committed, begun time.Time) (out []*apiv
 // effectLocked says what has become of one agent, or nil if there is nothing
 // new.
 func (h *Hub) effectLocked(w *waiter, committed, now time.Time, waited time.Duration) *apiv1.AgentEffect {
-	m := &apiv1.AgentEffect{Cluster: w.cluster.name, AgentId: w.agent}
-	a := h.agents[w.agent]
-	if a == nil {
-		w.done, m.Unreachable, m.Problem = true, true, "it has never been heard of"
-		h.staleLocked(m, nil, w.cluster)
-		return m
-	}
+	a := w.agent
+	m := &apiv1.AgentEffect{Cluster: w.cluster.name, AgentId: a.id}
 	ms := func(c confirmation) float64 { return max(float64(c.at.Sub(committed).Microseconds())/1000, 0.001) }
 	cut, isCut := reached(a.cuts, w.cluster.revision)
 	clean, isClean := reached(a.cleans, w.cluster.revision)
@@ -139,6 +134,10 @@ func (h *Hub) effectLocked(w *waiter, committed, now time.Time, waited time.Dura
 		}
 		w.told = true
 	case len(a.streams) == 0:
+		// One that lost its stream a moment ago is coming back.
+		if waited <= h.cfg.Patience && now.Sub(a.lastSeen) <= h.cfg.Patience {
+			return nil
+		}
 		w.done, m.Unreachable = true, true
 		h.staleLocked(m, a, w.cluster)
 	case w.cluster.gone:
@@ -168,13 +167,11 @@ const (
 // was then.
 func (h *Hub) staleLocked(m *apiv1.AgentEffect, a *agent, c changedCluster) {
 	last := h.started
-	if a != nil {
-		if !a.lastSeen.IsZero() {
-			m.LastSeen = timestamppb.New(a.lastSeen)
-		}
-		if !a.lastBeat.IsZero() {
-			last = a.lastBeat
-		}
+	if !a.lastSeen.IsZero() {
+		m.LastSeen = timestamppb.New(a.lastSeen)
+	}
+	if !a.lastBeat.IsZero() {
+		last = a.lastBeat
 	}
 	after := func(seconds, otherwise uint32) *timestamppb.Timestamp {
 		if seconds == 0 {

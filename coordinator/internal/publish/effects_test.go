@@ -56,7 +56,7 @@ func TestSuspensionWaitsForEveryAgentConcerned(t *testing.T) {
 }
 
 func TestAgentThatCannotBeReachedIsNamedWithItsOwnEnd(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, func(c *Config) { c.Patience = 300 * time.Millisecond })
 	w.project("aws")
 	c, away := w.cluster("edge-1", "aws")
 	_, never := w.cluster("edge-2", "aws")
@@ -90,6 +90,33 @@ func TestAgentThatCannotBeReachedIsNamedWithItsOwnEnd(t *testing.T) {
 			!m.WriteStaleAt.AsTime().Equal(after(c.Budgets.WriteSeconds)) || !m.ExecStaleAt.AsTime().Equal(after(c.Budgets.ExecSeconds)) {
 			t.Errorf("last heartbeat %s: %v", last, m)
 		}
+	}
+}
+
+func TestAgentThatComesRightBackIsWaitedFor(t *testing.T) {
+	w := newWorld(t)
+	w.project("aws")
+	_, a := w.cluster("edge-1", "aws")
+	w.user("shivam")
+	g, _ := w.grant(directory.GrantSpec{Role: policy.View, User: "shivam", Project: "aws"})
+	s := w.agent(a)
+	s.caughtUp()
+	s.stop()
+	_, rev, err := w.directory.DeleteGrant(t.Context(), g.Id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said []*apiv1.AgentEffect
+	err = w.hub.Effects(t.Context(), rev, func(e *apiv1.Effect) error {
+		if e.GetCommitted() != nil {
+			s.connect(s.held())
+		} else {
+			said = append(said, e.GetAgent())
+		}
+		return nil
+	})
+	if err != nil || len(said) != 1 || said[0].Unreachable || said[0].CutMs == 0 {
+		t.Errorf("%v, %s", err, lines(said))
 	}
 }
 

@@ -90,7 +90,7 @@ type changedCluster struct {
 	id, name string
 	revision uint64
 	gone     bool
-	agents   []string
+	agents   []*agent
 	// budgets are those that an agent which was not reached still goes by.
 	budgets *apiv1.StalenessBudgets
 }
@@ -146,7 +146,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	beat := time.NewTicker(h.cfg.Heartbeat)
 	defer beat.Stop()
 	// due is the next moment at which time alone changes something.
-	due, save := time.NewTimer(0), time.NewTimer(saveAfter)
+	due, save, saving := time.NewTimer(0), time.NewTimer(saveAfter), true
 	defer due.Stop()
 	defer save.Stop()
 	for {
@@ -165,17 +165,20 @@ func (h *Hub) Run(ctx context.Context) error {
 			h.step(ctx, h.cfg.Directory.Snapshot())
 			close(done)
 		case <-beat.C:
-			if h.isBehind() {
-				h.step(ctx, h.cfg.Directory.Snapshot())
-			}
+			// No heartbeat for a bundle that a change in the queue replaces.
+			h.step(ctx, h.cfg.Directory.Snapshot())
 			h.heartbeat()
-			continue
 		case <-h.wake:
-			save.Reset(saveAfter)
+			if !saving {
+				save.Reset(saveAfter)
+				saving = true
+			}
 		case <-save.C:
-			if err := h.saveAcks(ctx); err != nil {
+			saving = false
+			if err := h.saveAcks(ctx); err != nil && ctx.Err() == nil {
 				h.cfg.Log.Warn("confirmations not noted", "err", err)
 				save.Reset(retryAfter)
+				saving = true
 			}
 			continue
 		case <-due.C:
@@ -212,7 +215,7 @@ func (h *Hub) look(ctx context.Context) error {
 // step brings the bundles up to a snapshot.
 func (h *Hub) step(ctx context.Context, s *directory.Snapshot) {
 	at := h.cfg.Now()
-	if s.Revision < h.revision() {
+	if h.isBeyond(s.Revision) {
 		return
 	}
 	changed, err := h.resign(ctx, s, at)
@@ -254,10 +257,11 @@ func (h *Hub) step(ctx context.Context, s *directory.Snapshot) {
 	}
 }
 
-func (h *Hub) revision() uint64 {
+// isBeyond reports whether there is nothing to be seen at a revision.
+func (h *Hub) isBeyond(revision uint64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.processed
+	return revision < h.processed || (revision == h.processed && !h.behind)
 }
 
 func (h *Hub) broadcast(ch *chan struct{}) {

@@ -8,8 +8,7 @@ import (
 )
 
 // ClustersOf lists the clusters whose policy lets a user do anything now, by
-// name, and gives a channel that is closed when the answer may have changed. An
-// expiry closes nothing: the caller is to ask again after the moment it knows.
+// name, and gives a channel that is closed when the answer may have changed.
 func (h *Hub) ClustersOf(userID string) ([]*apiv1.ReachableCluster, <-chan struct{}) {
 	at := h.cfg.Now()
 	s := h.cfg.Directory.Snapshot()

@@ -2,7 +2,6 @@ package publish
 
 import (
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -35,7 +34,11 @@ func (h *Hub) retopology() time.Duration {
 	}
 	t, next := h.topologyLocked(s, at)
 	old := h.topology
-	if old != nil && maps.EqualFunc(t.Reach, old.Reach, slices.Equal) && reflect.DeepEqual(t.Members, old.Members) {
+	sameReach := old != nil && maps.EqualFunc(t.Reach, old.Reach, slices.Equal)
+	if !sameReach {
+		h.broadcast(&h.reach)
+	}
+	if sameReach && maps.Equal(t.Members, old.Members) {
 		t = nil
 	} else {
 		h.topology = t
