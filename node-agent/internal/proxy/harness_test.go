@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/sallyport-mesh/sallyport/node-agent/internal/proxy"
+	"github.com/sallyport-mesh/sallyport/node-agent/internal/serviceaccount"
 	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
 	"github.com/sallyport-mesh/sallyport/pkg/audit"
 	"github.com/sallyport-mesh/sallyport/pkg/identity"
@@ -104,6 +105,7 @@ type world struct {
 	proxy    *proxy.Proxy
 	addr     string
 	clock    atomic.Pointer[func() time.Time]
+	minter   *serviceaccount.Minter // in a real world
 
 	mu     sync.Mutex
 	bundle *apiv1.Bundle
@@ -114,13 +116,18 @@ type option func(*proxy.Config)
 
 func newWorld(t testing.TB, opts ...option) *world {
 	t.Helper()
-	w := &world{
-		t: t, users: newAuthority(t, "users"), server: newAuthority(t, "servers"),
-		overlay: &overlay{peers: map[netip.Addr]proxy.Peer{}}, log: &memoryLog{}, accounts: &accounts{},
-		bundle: &apiv1.Bundle{
-			ClusterId: identity.NewID(identity.Cluster), ClusterName: "edge-1", Revision: 1, TrustDomain: trustDomain,
-			IssuedAt: timestamppb.Now(), Roles: policy.Builtin(),
-		},
+	w := &world{}
+	startWorld(t, w, opts...)
+	return w
+}
+
+func startWorld(t testing.TB, w *world, opts ...option) {
+	t.Helper()
+	w.t, w.users, w.server = t, newAuthority(t, "users"), newAuthority(t, "servers")
+	w.overlay, w.log, w.accounts = &overlay{peers: map[netip.Addr]proxy.Peer{}}, &memoryLog{}, &accounts{}
+	w.bundle = &apiv1.Bundle{
+		ClusterId: identity.NewID(identity.Cluster), ClusterName: "edge-1", Revision: 1, TrustDomain: trustDomain,
+		IssuedAt: timestamppb.Now(), Roles: policy.Builtin(),
 	}
 	now := time.Now
 	w.clock.Store(&now)
@@ -155,7 +162,6 @@ func newWorld(t testing.TB, opts ...option) *world {
 		}
 	})
 	w.proxy, w.addr = p, l.Addr().String()
-	return w
 }
 
 // person makes a user with a role on the whole cluster ("" for none), a device
@@ -304,6 +310,7 @@ type memoryLog struct {
 	intents  []*audit.Event
 	outcomes []*audit.Event
 	intent   func(context.Context, *audit.Event) error // called first, when set
+	next     proxy.Log                                 // the real one, in a real world
 }
 
 func (l *memoryLog) Intent(ctx context.Context, e *audit.Event) error {
@@ -315,7 +322,11 @@ func (l *memoryLog) Intent(ctx context.Context, e *audit.Event) error {
 			return err
 		}
 	}
-	audit.Encode(e)
+	if l.next != nil {
+		if err := l.next.Intent(ctx, e); err != nil {
+			return err
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := *e
@@ -324,7 +335,9 @@ func (l *memoryLog) Intent(ctx context.Context, e *audit.Event) error {
 }
 
 func (l *memoryLog) Outcome(e *audit.Event) {
-	audit.Encode(e)
+	if l.next != nil {
+		l.next.Outcome(e)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := *e

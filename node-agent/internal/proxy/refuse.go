@@ -116,13 +116,16 @@ func (x *exchange) status(bad *refusal) *metav1.Status {
 
 // what says in a few words what was asked for.
 func (x *exchange) what() string {
-	cluster := "cluster " + x.p.cfg.ClusterName
+	cluster, fate := "cluster "+x.p.cfg.ClusterName, "refused"
+	if x.answered {
+		fate = "ended"
+	}
 	if x.reading == nil {
-		return "request to " + cluster + " refused"
+		return "request to " + cluster + " " + fate
 	}
 	a := x.reading.attrs
 	if !a.ResourceRequest {
-		return fmt.Sprintf("%s %s on %s refused", a.Verb, a.Path, cluster)
+		return fmt.Sprintf("%s %s on %s %s", a.Verb, a.Path, cluster, fate)
 	}
 	what := a.Resource
 	if a.APIGroup != "" {
@@ -137,7 +140,7 @@ func (x *exchange) what() string {
 	if a.Namespace != "" && a.Resource != "namespaces" {
 		what += " in namespace " + a.Namespace
 	}
-	return fmt.Sprintf("%s %s on %s refused", a.Verb, what, cluster)
+	return fmt.Sprintf("%s %s on %s %s", a.Verb, what, cluster, fate)
 }
 
 // refuse answers with a Status, if an answer has not begun already, and keeps
@@ -148,11 +151,11 @@ func (x *exchange) refuse(bad *refusal) {
 	if x.answered {
 		return
 	}
-	x.answered = true
 	body, err := json.Marshal(x.status(bad))
 	if err != nil { // strings and numbers: cannot be
 		body = nil
 	}
+	x.answered = true
 	x.code = bad.code
 	h := x.w.Header()
 	clear(h)
