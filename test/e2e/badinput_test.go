@@ -110,7 +110,7 @@ func TestPeopleAndAgentsRefuseBadInput(t *testing.T) {
 		right := p.Password
 		p.Password = "not the password"
 		err := p.Login(ctx)
-		if err == nil || !strings.Contains(strings.ToLower(err.Error()), "wrong name or password") {
+		if err == nil || !strings.Contains(err.Error(), "name and password do not belong together") {
 			t.Errorf("got %v", err)
 		}
 		p.Password = right
