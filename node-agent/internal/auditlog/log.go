@@ -224,8 +224,8 @@ func (l *Log) fail(err error) {
 	})
 }
 
-// Close writes what is queued, keeps a last checkpoint and lets go of the
-// directory. Call it once, when no request is in flight any more.
+// Close writes what is queued, keeps the last acknowledgement and checkpoint and
+// lets go of the directory. Call it once, when no request is in flight any more.
 func (l *Log) Close() error {
 	l.refusals.close()
 	close(l.closing)
@@ -233,7 +233,7 @@ func (l *Log) Close() error {
 	l.keeper.Wait()
 	err := l.Err()
 	if err == nil {
-		err = l.persistCheckpoint()
+		err = errors.Join(l.storeAcked(), l.persistCheckpoint()) // no committer any more: this is the one writer
 	}
 	return errors.Join(err, l.db.Close())
 }

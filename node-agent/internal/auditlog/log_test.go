@@ -512,7 +512,6 @@ func TestOnlyOurTreeCountersignedIsAnAcknowledgement(t *testing.T) {
 	if l.Acked() != 2 {
 		t.Errorf("acked %d", l.Acked())
 	}
-	record(t, l, "c") // carries the acknowledgement to disk
 	closeLog(t, l)
 	l = b.open(t)
 	defer closeLog(t, l)
