@@ -100,7 +100,9 @@ func crashAgent() error {
 		return fmt.Errorf("shipping ended: %w", err)
 	default:
 	}
-	// Outcomes are on disk a moment later; nothing more comes after that.
+	// Outcomes are on disk a moment later; nothing more comes after that. If it
+	// never gets there, or the test is gone, this process must not stay.
+	late := time.After(time.Minute)
 	for last := uint64(0); ; {
 		if size := log.Size(); size == last && log.Acked() == size {
 			break
@@ -110,6 +112,8 @@ func crashAgent() error {
 		select {
 		case err := <-shipped:
 			return fmt.Errorf("shipping ended: %w", err)
+		case <-late:
+			return fmt.Errorf("%d records acknowledged of %d after a minute", log.Acked(), log.Size())
 		case <-time.After(500 * time.Millisecond):
 		}
 	}
