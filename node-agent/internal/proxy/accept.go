@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sallyport-mesh/sallyport/pkg/identity"
@@ -25,7 +26,7 @@ type Limits struct {
 	Handshakes          int           // half-open connections, all together: 1,024 by default
 	HandshakesPerDevice int           // half-open connections of one address: 32 by default
 	ConnsPerDevice      int           // connections of one address: 256 by default
-	RequestsPerUser     int           // requests in flight: 1,024 by default
+	RequestsPerUser     int           // requests in flight: 400 by default
 	HandshakeTimeout    time.Duration // from the TCP connection to the end of TLS: 10 s by default
 	HeaderTimeout       time.Duration // for one request's header: 10 s by default
 	IdleTimeout         time.Duration // between requests: 15 min by default, so that clients close first
@@ -35,7 +36,7 @@ func (l Limits) withDefaults() Limits {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&l.Handshakes, 1024}, {&l.HandshakesPerDevice, 32}, {&l.ConnsPerDevice, 256}, {&l.RequestsPerUser, 1024}} {
+	}{{&l.Handshakes, 1024}, {&l.HandshakesPerDevice, 32}, {&l.ConnsPerDevice, 256}, {&l.RequestsPerUser, 400}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
@@ -51,8 +52,9 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// h2Window is what may be on its way to a stalled HTTP/2 stream or connection:
-// Go would buffer 1 MiB a stream as a server and 4 MiB as a client.
+// h2Window is what may be on its way to a stalled HTTP/2 stream: Go would buffer
+// 1 MiB a stream as a server and 4 MiB as a client. With RequestsPerUser it is
+// what one person can make the agent hold.
 const h2Window = 256 << 10
 
 // Serve takes connections from the overlay's listener until it or the Proxy is
@@ -70,7 +72,7 @@ func (p *Proxy) Serve(l net.Listener) error {
 		ConnContext:                  p.connContext,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          250,
-			MaxReceiveBufferPerConnection: h2Window,
+			MaxReceiveBufferPerConnection: 4 * h2Window,
 			MaxReceiveBufferPerStream:     h2Window,
 			SendPingTimeout:               30 * time.Second,
 			WriteByteTimeout:              time.Minute,
@@ -126,7 +128,8 @@ type connection struct {
 	remote netip.AddrPort
 	user   identity.UserCert
 	serial string
-	leaf   *x509.Certificate
+	chain  []*x509.Certificate           // as presented; the first is the user's
+	cas    atomic.Pointer[x509.CertPool] // the CAs that the chain was last verified against
 }
 
 type connectionKey struct{}

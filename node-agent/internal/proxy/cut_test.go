@@ -276,6 +276,47 @@ func TestStalledClientsCannotHoldUpACut(t *testing.T) {
 	}
 }
 
+// Clients that do not read hold what is theirs, and nobody else's answers:
+// everybody's streams share the connections to the apiserver.
+func TestStalledClientsDoNotStarveOthers(t *testing.T) {
+	w := newWorld(t)
+	var sent atomic.Int64
+	w.upstream.answer(func(rw http.ResponseWriter, r *http.Request) {
+		junk := make([]byte, 64<<10)
+		for strings.HasSuffix(r.URL.Path, "/log") {
+			if _, err := rw.Write(junk); err != nil {
+				return
+			}
+			sent.Add(1)
+		}
+	})
+	mallory, alice := w.person("mallory", "view"), w.person("alice", "view")
+	c := w.client(mallory, "h2")
+	for range 40 {
+		req, _ := http.NewRequestWithContext(t.Context(), "GET", w.url(pods+"/p/log?follow=true"), nil)
+		res, err := c.Do(req)
+		must(t, err)
+		defer res.Body.Close()
+	}
+	last, still := int64(-1), 0
+	eventually(t, "the streams stall", func() bool {
+		if n := sent.Load(); n != last {
+			last, still = n, 0
+		}
+		still++
+		return still > 50
+	})
+	other := w.client(alice, "h2")
+	other.Timeout = 3 * time.Second
+	for range 20 {
+		res, err := other.Get(w.url(pods))
+		must(t, err)
+		if res.Body.Close(); res.StatusCode != 200 {
+			t.Fatalf("answer %d", res.StatusCode)
+		}
+	}
+}
+
 // A revocation finds a request that waits in a step before forwarding, and not
 // a byte of it goes upstream.
 func TestRevokedWhileWaitingInAnEarlierStep(t *testing.T) {

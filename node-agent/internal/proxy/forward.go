@@ -91,6 +91,9 @@ var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 func (x *exchange) relay(res *http.Response) *refusal {
 	responseHeaders(x.w.Header(), res.Header)
 	x.w.Header().Set("Audit-Id", x.id)
+	if _, sent := res.Header["Content-Type"]; !sent {
+		x.w.Header()["Content-Type"] = nil // or net/http would guess one
+	}
 	x.answered = true
 	x.code = res.StatusCode
 	x.w.WriteHeader(res.StatusCode)

@@ -240,6 +240,7 @@ type policies struct {
 	stale   atomic.Int32 // classes of this value and above are stale; 0 means none
 
 	panicking atomic.Bool
+	cas       atomic.Pointer[authority] // instead of the world's, when set
 }
 
 func (p *policies) Current() *policy.Policy {
@@ -257,8 +258,12 @@ func (p *policies) Fresh(c policy.Class) error {
 }
 
 func (p *policies) UserCAs() *x509.CertPool {
+	users := p.w.users
+	if other := p.cas.Load(); other != nil {
+		users = other
+	}
 	pool := x509.NewCertPool()
-	pool.AddCert(p.w.users.cert)
+	pool.AddCert(users.cert)
 	return pool
 }
 
@@ -311,9 +316,13 @@ type memoryLog struct {
 	outcomes []*audit.Event
 	intent   func(context.Context, *audit.Event) error // called first, when set
 	next     proxy.Log                                 // the real one, in a real world
+	discard  atomic.Bool
 }
 
 func (l *memoryLog) Intent(ctx context.Context, e *audit.Event) error {
+	if l.discard.Load() {
+		return nil
+	}
 	l.mu.Lock()
 	hook := l.intent
 	l.mu.Unlock()
@@ -337,6 +346,9 @@ func (l *memoryLog) Intent(ctx context.Context, e *audit.Event) error {
 func (l *memoryLog) Outcome(e *audit.Event) {
 	if l.next != nil {
 		l.next.Outcome(e)
+	}
+	if l.discard.Load() {
+		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -52,7 +53,7 @@ func (p *Proxy) readConnection(remote netip.AddrPort, state tls.ConnectionState)
 	if err != nil {
 		return nil, fmt.Errorf("reading client certificate: %w", err)
 	}
-	return &connection{remote: remote, user: user, serial: leaf.SerialNumber.Text(16), leaf: leaf}, nil
+	return &connection{remote: remote, user: user, serial: leaf.SerialNumber.Text(16), chain: state.PeerCertificates}, nil
 }
 
 // checkDevice asks the overlay. errNotTheDevice means that it knows better;
@@ -87,12 +88,15 @@ func (x *exchange) identify(r interface{ Context() context.Context }) *refusal {
 	return x.p.checkSession(x.p.cfg.Policies.Current(), conn)
 }
 
-// checkSession holds the certificate against the clock, the deny-set and the
-// auth generation of a policy.
+// checkSession holds the certificate against the clock, the CAs, the deny-set and
+// the auth generation of a policy.
 func (p *Proxy) checkSession(pol *policy.Policy, conn *connection) *refusal {
-	now := p.now()
-	if now.After(conn.leaf.NotAfter) || now.Before(conn.leaf.NotBefore) {
+	now, leaf := p.now(), conn.chain[0]
+	if now.After(leaf.NotAfter) || now.Before(leaf.NotBefore) {
 		return unauthorized("your session has ended: run 'sallyport login'")
+	}
+	if !p.stillIssued(conn, now) {
+		return unauthorized("your certificate's issuer is no longer trusted: run 'sallyport login'")
 	}
 	if pol == nil {
 		return unavailable("this cluster's agent holds no policy yet; try again in a moment")
@@ -107,4 +111,28 @@ func (p *Proxy) checkSession(pol *policy.Policy, conn *connection) *refusal {
 		return denied(d)
 	}
 	return nil
+}
+
+// stillIssued verifies the chain again where the CAs have changed since it was
+// verified last: a connection must not outlive the CA that let it in.
+func (p *Proxy) stillIssued(conn *connection, now time.Time) bool {
+	cas, was := p.cfg.Policies.UserCAs(), conn.cas.Load()
+	if cas == nil {
+		return false
+	}
+	if cas == was || (was != nil && cas.Equal(was)) {
+		return true
+	}
+	intermediates := x509.NewCertPool()
+	for _, c := range conn.chain[1:] {
+		intermediates.AddCert(c)
+	}
+	_, err := conn.chain[0].Verify(x509.VerifyOptions{
+		Roots: cas, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	if err != nil {
+		return false
+	}
+	conn.cas.Store(cas)
+	return true
 }

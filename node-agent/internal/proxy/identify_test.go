@@ -158,6 +158,25 @@ func TestPooledConnectionIsCheckedAgainPerRequest(t *testing.T) {
 	}
 }
 
+// A connection does not outlive the CA that let it in.
+func TestConnectionEndsWithItsCA(t *testing.T) {
+	for _, proto := range []string{"h1", "h2"} {
+		w := newWorld(t)
+		p := w.person("alice", "cluster-admin")
+		s := &stream{contentType: "application/json", line: event, tick: make(chan struct{})}
+		w.upstream.answer(s.ServeHTTP)
+		watch := w.open(t, p, proto, pods+"?watch=true")
+		next := newAuthority(t, "users")
+		w.policies.cas.Store(next)
+		if n := w.proxy.Cut(w.policies.current.Load()); n != 1 {
+			t.Errorf("%s: Cut ended %d", proto, n)
+		}
+		if line, _ := watch.ReadString('\n'); !strings.Contains(line, "no longer trusted") {
+			t.Errorf("%s: the watch was told %q", proto, line)
+		}
+	}
+}
+
 // A session that was ended is told so at its next connection, in words.
 func TestEndedSessionIsToldSoOnANewConnection(t *testing.T) {
 	w := newWorld(t)

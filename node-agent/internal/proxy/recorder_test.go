@@ -32,6 +32,7 @@ type recorder struct {
 	bytes  atomic.Int64 // below TLS
 	conns  atomic.Int64
 
+	discard  atomic.Bool // keep nothing
 	mu       sync.Mutex
 	requests []*received
 }
@@ -85,9 +86,11 @@ func (r *recorder) record(w http.ResponseWriter, q *http.Request) {
 		q.Body = io.NopCloser(bytes.NewReader(got.Body))
 		got.Trailer = q.Trailer
 	}
-	r.mu.Lock()
-	r.requests = append(r.requests, got)
-	r.mu.Unlock()
+	if !r.discard.Load() {
+		r.mu.Lock()
+		r.requests = append(r.requests, got)
+		r.mu.Unlock()
+	}
 	(*r.handle.Load())(w, q)
 }
 
@@ -95,6 +98,15 @@ func (r *recorder) all() []*received {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return append([]*received(nil), r.requests...)
+}
+
+// client reaches the recorder without the proxy.
+func (r *recorder) client() *http.Client {
+	roots := x509.NewCertPool()
+	roots.AddCert(r.ca.cert)
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true}
+	r.t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr}
 }
 
 // only is the one request that reached the apiserver.

@@ -79,9 +79,11 @@ func newTransport(anonymous *rest.Config, protos []string) (*http.Transport, err
 		ReadBufferSize:         16 << 10,
 		WriteBufferSize:        16 << 10,
 		HTTP2: &http.HTTP2Config{
-			MaxReceiveBufferPerConnection: 1 << 20,
-			MaxReceiveBufferPerStream:     h2Window,
-			SendPingTimeout:               30 * time.Second,
+			// Streams of all people share connections here. The connection's own
+			// window stays at Go's 1 GiB: a smaller one would let a few clients
+			// that do not read stop everybody's answers.
+			MaxReceiveBufferPerStream: h2Window,
+			SendPingTimeout:           30 * time.Second,
 		},
 	}, nil
 }
