@@ -147,7 +147,11 @@ func (d *Daemon) Reload(ctx context.Context) error {
 func (d *Daemon) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	n := d.state.node()
 	if n == nil {
-		return nil, errors.New("not on the overlay")
+		return nil, socks.ErrOffline
 	}
-	return n.Dial(ctx, network, addr)
+	c, err := n.Dial(ctx, network, addr)
+	if errors.Is(err, overlay.ErrUnknownName) {
+		return nil, fmt.Errorf("%w: %w", socks.ErrNotOverlay, err)
+	}
+	return c, err
 }

@@ -84,7 +84,7 @@ func TestLoginLeavesASessionAndNoToken(t *testing.T) {
 	if a.err != nil {
 		t.Fatal(a.err)
 	}
-	if !strings.Contains(a.page, "You are logged in to <b>Test coordinator</b> as <b>shivam</b>") {
+	if !strings.Contains(a.page, "You are logged in to <strong>Test coordinator</strong> as <strong>shivam</strong>") {
 		t.Errorf("the page says %s", a.page)
 	}
 	var alone []string

@@ -1,9 +1,11 @@
 package socks
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -15,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -164,13 +167,150 @@ func TestOnlyTheOverlayIsDialled(t *testing.T) {
 	}
 }
 
-func TestProxyCarriesNoUDPAndNoBind(t *testing.T) {
-	if err := check("udp", "edge-1.sallyport.internal:443", "sallyport.internal"); !errors.Is(err, ErrNotOverlay) {
-		t.Errorf("UDP: %v", err)
+// talk sends bytes after a good password, and returns the reply.
+func (p *proxied) talk(t *testing.T, request []byte) reply {
+	t.Helper()
+	c, err := net.Dial("tcp", p.credentials.Address.String())
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := check("tcp", "edge-1.sallyport.internal:443", ""); !errors.Is(err, ErrNotOverlay) {
-		t.Errorf("without a domain: %v", err)
+	defer c.Close()
+	hello := []byte{version, 2, 0, methodUser, authVersion, byte(len(p.credentials.User))}
+	hello = append(hello, p.credentials.User...)
+	hello = append(hello, byte(len(p.credentials.Password)))
+	hello = append(hello, p.credentials.Password...)
+	// One byte at a time: nothing may depend on how TCP cuts.
+	for _, b := range append(hello, request...) {
+		if _, err := c.Write([]byte{b}); err != nil {
+			t.Fatal(err)
+		}
 	}
+	got := make([]byte, 4+10)
+	if _, err := io.ReadFull(c, got); err != nil {
+		t.Fatalf("answer %v, %v", got, err)
+	}
+	return reply(got[5])
+}
+
+func TestProxyKnowsConnectAlone(t *testing.T) {
+	p := start(t, echo(t))
+	name := append([]byte{atypName, 24}, "edge-1.sallyport.internal"[:24]...)
+	name = append(name, 1, 187)
+	for what, command := range map[string]byte{"BIND": 2, "UDP ASSOCIATE": 3, "nonsense": 200} {
+		if got := p.talk(t, append([]byte{version, command, 0}, name...)); got != badCommand {
+			t.Errorf("%s: reply %d", what, got)
+		}
+	}
+	if got := p.talk(t, []byte{version, cmdConnect, 0, 9}); got != badAddress {
+		t.Errorf("unknown address type: reply %d", got)
+	}
+	if got := p.talk(t, []byte{version, cmdConnect, 0, atypIPv4, 100, 64, 0, 1, 1, 187}); got != notAllowed {
+		t.Errorf("an address: reply %d", got)
+	}
+	if got := p.targets(); len(got) != 0 {
+		t.Errorf("dialled %v", got)
+	}
+}
+
+func TestKubectlIsToldWhy(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{ErrOffline, "network unreachable"},
+		{fmt.Errorf("resolving: %w", ErrNotOverlay), "connection not allowed by ruleset"},
+		{context.DeadlineExceeded, "host unreachable"},
+		{syscall.ECONNREFUSED, "connection refused"},
+	} {
+		ln, credentials, err := Listen(t.Context(), filepath.Join(t.TempDir(), "socks"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			ended <- Serve(ctx, ln, Config{
+				Credentials: credentials, Domain: func() string { return "x" }, Log: slog.New(slog.DiscardHandler),
+				Dial: func(context.Context, string, string) (net.Conn, error) { return nil, test.err },
+			})
+		}()
+		_, err = (&proxied{credentials: credentials}).dial(t, &proxy.Auth{User: credentials.User, Password: credentials.Password}, "edge.x:443")
+		if err == nil || !strings.HasSuffix(err.Error(), test.want) {
+			t.Errorf("%v: kubectl would say %v", test.err, err)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// An end of one direction must not cut what is still under way in the other.
+func TestHalfClosedConnectionsKeepTheOtherHalf(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		for { // a stranger on this machine may come first
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				all, _ := io.ReadAll(c) // until the client has ended its half
+				_, _ = c.Write(all)
+			}()
+		}
+	}()
+	p := start(t, ln.Addr().String())
+	c, err := p.dial(t, &proxy.Auth{User: p.credentials.User, Password: p.credentials.Password}, "edge-1.sallyport.internal:443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(c, "last words"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(c); err != nil || string(got) != "last words" {
+		t.Errorf("read %q, %v", got, err)
+	}
+}
+
+func FuzzHandshake(f *testing.F) {
+	credentials := Credentials{User: "u", Password: "p"}
+	good := []byte{5, 1, 2, 1, 1, 'u', 1, 'p', 5, 1, 0, 3, 3, 'a', '.', 'x', 1, 187}
+	f.Add(good)
+	f.Add([]byte{5, 1, 0})
+	f.Add([]byte{5, 2, 0, 2, 1, 1, 'u', 1, 'q'})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		var out bytes.Buffer
+		err := authenticate(rw{bytes.NewReader(in), &out}, credentials)
+		if err == nil && !bytes.Contains(in, []byte{1, 1, 'u', 1, 'p'}) {
+			t.Fatalf("let in by %v", in)
+		}
+		if target, r, err := request(bytes.NewReader(in)); err == nil {
+			if r != succeeded {
+				t.Fatalf("reply %d without an error", r)
+			}
+			if check(target, "x") == nil && !strings.Contains(strings.ToLower(target), ".x:") {
+				t.Fatalf("target %q", target)
+			}
+		}
+	})
+}
+
+type rw struct {
+	io.Reader
+	io.Writer
 }
 
 func TestEndingTheProxyCutsItsConnections(t *testing.T) {
