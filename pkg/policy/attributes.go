@@ -68,7 +68,7 @@ func (a Attributes) Class() Class {
 // reads reports whether a verb on a resource changes nothing.
 func reads(verb string) bool { return verb == "get" || verb == "list" || verb == "watch" }
 
-// covers reports whether the verb is about many objects at once.
+// collection reports whether the verb is about many objects at once.
 func (a Attributes) collection() bool {
 	return a.Verb == "list" || a.Verb == "watch" || a.Verb == "deletecollection"
 }

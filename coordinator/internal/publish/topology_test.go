@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/directory"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/store"
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/tailnet"
 	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
 	"github.com/sallyport-mesh/sallyport/pkg/policy"
@@ -115,6 +117,16 @@ func TestRestartKeepsTheEdges(t *testing.T) {
 	w.grant(directory.GrantSpec{Role: policy.View, User: "ann", Project: "aws"})
 	s := w.agent(a)
 	w.eventually("the edge is there", func() bool { return w.reaches(d, a) })
+	// A crash now would lose nothing.
+	w.eventually("the confirmation is noted", func() bool {
+		noted := false
+		err := w.store.View(t.Context(), func(r store.Reader) error {
+			it, err := r.Get(ackPrefix + a.Id)
+			noted = it != nil && strings.Contains(string(it.Value), ann.Id)
+			return err
+		})
+		return err == nil && noted
+	})
 	s.stop()
 	// The agent is away, and does not know of bob.
 	w.grant(directory.GrantSpec{Role: policy.View, User: "bob", Project: "aws"})

@@ -124,7 +124,7 @@ func (f *follower) stream(ctx context.Context) (heard bool, err error) {
 	if err != nil {
 		return false, errors.Join(context.Cause(ctx), err)
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	for s.Receive() {
 		dead.Reset(f.Silence)
 		if !heard {
