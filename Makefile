@@ -21,7 +21,7 @@ help: ## list the targets
 build: needs ## build the four binaries into bin/
 	@echo "building $(BINARIES) into bin/ (about 3 minutes the first time, seconds after)" >&2
 	@mkdir -p bin
-	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./coordinator/cmd/... ./node-agent/cmd/... ./client/cmd/...
+	@$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./coordinator/cmd/... ./node-agent/cmd/... ./client/cmd/...
 
 .PHONY: up
 up: build ## run it all here: coordinator, Hydra, three clusters, agents, three people logged in

@@ -39,9 +39,10 @@ func (s *Server) SearchAudit(ctx context.Context, req *connect.Request[apiv1.Sea
 	return c.end(s.cfg.Search(ctx, m, clusters, stream.Send))
 }
 
-// searched lists the names of the clusters to search, nil for all there ever
-// were, and puts ids in place of the names in the request where records hold
-// ids.
+// searched lists the ids of the clusters to search, nil for all there ever were,
+// and puts ids in place of the names in the request where records hold ids. A
+// cluster that was removed and added again under its old name has another id:
+// its predecessor's records may belong to another project.
 func (s *Server) searched(m *apiv1.SearchAuditRequest, visible func(string) bool) ([]string, error) {
 	snap := s.snap()
 	if m.User != "" {
@@ -62,7 +63,7 @@ func (s *Server) searched(m *apiv1.SearchAuditRequest, visible func(string) bool
 		if err != nil {
 			return nil, err
 		}
-		return []string{cl.Name}, nil
+		return []string{cl.Id}, nil
 	}
 	projectID := ""
 	if m.Project != "" {
@@ -74,14 +75,14 @@ func (s *Server) searched(m *apiv1.SearchAuditRequest, visible func(string) bool
 	} else if visible(everywhere) {
 		return nil, nil
 	}
-	names := []string{}
+	ids := []string{}
 	for _, cl := range sorted(snap.Clusters, func(cl *apiv1.Cluster) bool {
 		return visible(cl.ProjectId) && (projectID == "" || cl.ProjectId == projectID)
 	}) {
-		names = append(names, cl.Name)
+		ids = append(ids, cl.Id)
 	}
-	if len(names) == 0 {
+	if len(ids) == 0 {
 		return nil, &directory.InvalidError{Field: "project", Reason: "no cluster whose audit you may read"}
 	}
-	return names, nil
+	return ids, nil
 }

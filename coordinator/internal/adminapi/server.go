@@ -27,7 +27,7 @@ type Config struct {
 	Addresses func(memberID string) (online bool, addrs []string)
 	// BundleRevision is the newest bundle of a cluster.
 	BundleRevision func(clusterID string) uint64
-	// Search answers an audit search within the given clusters (names), nil for
+	// Search answers an audit search within the given clusters (ids), nil for
 	// all of them.
 	Search func(ctx context.Context, req *apiv1.SearchAuditRequest, clusters []string, send func(*apiv1.AuditRecord) error) error
 	// Record puts an act of an administrator on record, durably.
