@@ -65,6 +65,10 @@ func build(ctx context.Context, root string, r recipe, note string) (string, err
 	if found(path) {
 		return path, nil // built by the one we waited for
 	}
+	// With the lock in hand, what looks like a build under way is one that was killed.
+	if err := removeAll(filepath.Join(cache, "."+string(r.part)+"-*")); err != nil {
+		return "", fmt.Errorf("removing killed build: %w", err)
+	}
 	temp, err := os.MkdirTemp(cache, "."+string(r.part)+"-*")
 	if err != nil {
 		return "", fmt.Errorf("making build directory: %w", err)
@@ -86,6 +90,19 @@ func build(ctx context.Context, root string, r recipe, note string) (string, err
 		return "", fmt.Errorf("finishing build: %w", err)
 	}
 	return path, prune(cache, r.part)
+}
+
+func removeAll(pattern string) error {
+	dirs, err := filepath.Glob(pattern)
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // found also marks the build as used, for prune.

@@ -2,6 +2,7 @@ package parts
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -136,12 +137,45 @@ func TestInterruptedBuildLeavesNothing(t *testing.T) {
 	t.Setenv("SALLYPORT_CACHE", cache)
 	listenIn(t)
 	root, r := tiny(t)
+	// The compiler is made to tell that it has begun, and then to take its time.
+	begun := filepath.Join(t.TempDir(), "begun")
+	tool := filepath.Join(t.TempDir(), "tool")
+	write(t, tool, "#!/bin/sh\ncase \"$*\" in *-V=full*) exec \"$@\";; esac\ntouch "+begun+"\nexec sleep 5\n")
+	if err := os.Chmod(tool, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.flags = []string{"-toolexec=" + tool}
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := build(ctx, root, r, "")
+		failed <- err
+	}()
+	eventually(t, time.Minute, "the compiler's start", func() error {
+		_, err := os.Stat(begun)
+		return err
+	})
 	cancel()
-	if _, err := build(ctx, root, r, ""); err == nil {
-		t.Error("an interrupted build succeeded")
+	if err := <-failed; !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted build: %v", err)
 	}
 	onlyTheLock(t, cache)
+}
+
+func TestWhatAKilledBuildLeftIsRemoved(t *testing.T) {
+	cache := t.TempDir()
+	t.Setenv("SALLYPORT_CACHE", cache)
+	listenIn(t)
+	root, r := tiny(t)
+	left := filepath.Join(cache, "parts", ".tiny-123", "tiny")
+	write(t, left, "half a binary")
+	if _, err := build(t.Context(), root, r, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
 }
 
 func onlyTheLock(t *testing.T, cache string) {

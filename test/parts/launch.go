@@ -78,20 +78,21 @@ func launch(ctx context.Context, name string, answer any, path string, args ...s
 	defer timeout.Stop()
 	select {
 	case raw := <-line:
-		if err := json.Unmarshal(raw, answer); err == nil {
-			return p, nil
+		if len(raw) == 0 {
+			// It closed its output without an answer: it is about to end and to say why.
+			<-p.done
+			p.Stop()
+			return nil, fmt.Errorf("starting %w", errors.Join(p.err, ctx.Err()))
 		}
+		if err := json.Unmarshal(raw, answer); err != nil {
+			p.Stop()
+			return nil, fmt.Errorf("starting %s: reading its answer %q: %w", name, raw, err)
+		}
+		return p, nil
 	case <-timeout.C:
 		p.Stop()
 		return nil, fmt.Errorf("starting %s: not ready within %v", name, startTimeout)
 	}
-	// It closed its output without an answer, so it is about to end and to say why.
-	select {
-	case <-p.done:
-	case <-timeout.C:
-	}
-	p.Stop()
-	return nil, fmt.Errorf("starting %w", errors.Join(p.err, ctx.Err()))
 }
 
 // Stop ends the part and returns when all its processes are gone. Its data stays.
