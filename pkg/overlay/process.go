@@ -52,7 +52,7 @@ func configureProcess(controlURL *url.URL, rootPEM []byte) error {
 		netns.SetEnabled(false)
 		process.started = true
 	}
-	if isLoopback(controlURL.Hostname()) {
+	if isLoopback(controlURL.Hostname()) && !envknob.AssumeNetworkUp() {
 		// tsnet pauses while no interface but loopback is up; a coordinator on
 		// loopback is reachable all the same.
 		envknob.Setenv("TS_ASSUME_NETWORK_UP_FOR_TEST", "1")

@@ -6,11 +6,11 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
-
-	"tailscale.com/envknob"
 
 	"github.com/sallyport-mesh/sallyport/pkg/overlay"
 )
@@ -325,9 +325,14 @@ func say(t *testing.T, conn net.Conn, what string) {
 }
 
 func TestNodesReachEachOtherThroughTheRelayAlone(t *testing.T) {
-	for _, knob := range []string{"TS_DEBUG_ALWAYS_USE_DERP", "TS_DEBUG_NEVER_DIRECT_UDP"} {
-		envknob.Setenv(knob, "1")
-		t.Cleanup(func() { envknob.Setenv(knob, "") })
+	// tsnet reads these once, when the process starts.
+	if os.Getenv("TS_DEBUG_ALWAYS_USE_DERP") == "" {
+		cmd := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), "TS_DEBUG_ALWAYS_USE_DERP=1", "TS_DEBUG_NEVER_DIRECT_UDP=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
 	}
 	m := newMesh(t, device("dev-1"), agent("agt-1", "edge-1"))
 	m.allow("dev-1", "agt-1")
