@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -76,8 +77,8 @@ func (c *clusterClient) registerNode(ctx context.Context, name string) error {
 		Name: name,
 		Labels: map[string]string{
 			"kubernetes.io/hostname": name,
-			"kubernetes.io/os":       "linux",
-			"kubernetes.io/arch":     "amd64",
+			"kubernetes.io/os":       "linux", // of the pods it claims to run,
+			"kubernetes.io/arch":     runtime.GOARCH,
 			"type":                   "kwok",
 		},
 	}}
