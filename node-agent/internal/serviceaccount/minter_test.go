@@ -111,6 +111,39 @@ func TestRevokedUserLosesAccountAndEveryBindingWhileOthersKeepTheirs(t *testing.
 	}
 }
 
+func TestMintThatWaitedForItsTurnSeesTheRevocation(t *testing.T) {
+	w := newWorld(t, nil)
+	user := newUser()
+	w.set(grant{user: user, role: policy.Edit})
+	s, _ := w.policy.Load().Subject(user)
+	acc := w.account(user)
+	if err := acc.acquire(t.Context()); err != nil { // somebody is at work
+		t.Fatal(err)
+	}
+	result := make(chan error, 1)
+	go func() {
+		a := listPods
+		a.UserID = user
+		_, err := w.Token(t.Context(), s, a)
+		result <- err
+	}()
+	eventually(t, "the request is there", func() bool { return acc.used.Load() != 0 })
+	// Long enough to read a policy too early, if it were read before its turn.
+	select {
+	case <-result:
+		t.Fatal("it did not wait")
+	case <-time.After(50 * time.Millisecond):
+	}
+	w.set()
+	acc.release()
+	if err := <-result; !errors.Is(err, ErrNotEntitled) {
+		t.Errorf("got %v", err)
+	}
+	if left := w.of(user); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
 func TestRevocationRacingAMintLeavesNothing(t *testing.T) {
 	w := newWorld(t, nil)
 	for range 15 {
@@ -570,4 +603,32 @@ func TestCeilingBoundsEverybodyAndNarrowsAtOnce(t *testing.T) {
 		_, err := as(t, cred).CoreV1().Pods("default").List(t.Context(), metav1.ListOptions{})
 		return err == nil
 	})
+}
+
+func TestRequestWaitsUntilTheApiserverHonoursItsBinding(t *testing.T) {
+	w := newWorld(t, nil)
+	user := newUser()
+	w.apply(w.set(grant{user: user, role: policy.View}))
+	w.mustUse(user, listPods)
+	l := *w.account(user).lent.Load()
+	secrets := policy.Attributes{UserID: user, ResourceRequest: true, Verb: "list", APIVersion: "v1", Resource: "secrets", Namespace: "default"}
+
+	// A refusal that lasts is the apiserver's to say, after two seconds at most.
+	l.settled = time.Now().Add(300 * time.Millisecond)
+	if err := w.settle(t.Context(), &l, secrets); err != nil || time.Now().Before(l.settled) {
+		t.Errorf("gave up early: %v", err)
+	}
+	// One that is only lag is waited for.
+	l.settled = time.Now().Add(20 * time.Second)
+	done := make(chan error, 1)
+	go func() { done <- w.settle(t.Context(), &l, secrets) }()
+	select {
+	case <-done:
+		t.Fatal("did not wait")
+	case <-time.After(100 * time.Millisecond):
+	}
+	w.apply(w.set(grant{user: user, role: policy.Edit}))
+	if err := <-done; err != nil || time.Now().After(l.settled) {
+		t.Errorf("%v", err)
+	}
 }
