@@ -1,14 +1,13 @@
 package process
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
-
-	"context"
 )
 
 func TestPrintsOneErrorLineAndItsHints(t *testing.T) {

@@ -86,7 +86,7 @@ func parse(data []byte) (*yaml.Node, error) {
 // that exist keep the namespace that they have.
 func plan(root *yaml.Node, owner string, want []Entry) ([]Entry, Change) {
 	var change Change
-	var ours, foreign = map[string]bool{}, map[string]bool{}
+	ours, foreign := map[string]bool{}, map[string]bool{}
 	namespaces := map[string]string{}
 	for _, list := range lists {
 		for _, item := range items(root, list) {

@@ -29,7 +29,8 @@ func FuzzControlRequests(f *testing.F) {
 		bytes.ReplaceAll(poll, []byte(caller.node.Public().String()), []byte(victim.node.Public().String())),
 		[]byte(`{"Version":142,"NodeKey":"nodekey:00","Expiry":"1970-01-01T00:02:03Z"}`),
 		[]byte(`{"Version":142,"Endpoints":["[::1%lo]:1","1.2.3.4:0"],"Hostinfo":{"NetInfo":{"PreferredDERP":-1}}}`),
-		[]byte(`{"Version":-1}`), []byte(`null`), []byte(`[]`), []byte(`{`), {},
+		[]byte(`{"Version":-1}`), []byte(`null`), []byte(`[]`), []byte(`{`),
+		{},
 	} {
 		f.Add(true, seed)
 		f.Add(false, seed)

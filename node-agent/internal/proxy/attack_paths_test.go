@@ -117,11 +117,18 @@ func TestReadOnlyRoleReachesNeitherExecNorProxyNorSecrets(t *testing.T) {
 		}
 	}
 	for _, r := range [][2]string{
-		{"GET", "/api/v1/nodes/n/proxy/run/default/p/c?cmd=id"}, {"POST", "/api/v1/nodes/n/proxy/exec/default/p/c"}, {"GET", "/api/v1/nodes/n/proxy"},
-		{"GET", pods + "/169.254.169.254:80/proxy/latest/meta-data"}, {"GET", pods + "/p:80/proxy/x"}, {"GET", "/api/v1/namespaces/default/services/https:s:443/proxy/x"},
-		{"POST", "/api/v1/namespaces/default/serviceaccounts/sp-x/token"}, {"POST", "/api/v1/namespaces/sallyport-users/serviceaccounts/sp-x/token"},
-		{"GET", "/api/v1/namespaces/sallyport-system/secrets"}, {"GET", "/api/v1/namespaces/sallyport-system/pods"},
-		{"GET", "/api/v1/watch/secrets"}, {"PATCH", pods + "/p/ephemeralcontainers"},
+		{"GET", "/api/v1/nodes/n/proxy/run/default/p/c?cmd=id"},
+		{"POST", "/api/v1/nodes/n/proxy/exec/default/p/c"},
+		{"GET", "/api/v1/nodes/n/proxy"},
+		{"GET", pods + "/169.254.169.254:80/proxy/latest/meta-data"},
+		{"GET", pods + "/p:80/proxy/x"},
+		{"GET", "/api/v1/namespaces/default/services/https:s:443/proxy/x"},
+		{"POST", "/api/v1/namespaces/default/serviceaccounts/sp-x/token"},
+		{"POST", "/api/v1/namespaces/sallyport-users/serviceaccounts/sp-x/token"},
+		{"GET", "/api/v1/namespaces/sallyport-system/secrets"},
+		{"GET", "/api/v1/namespaces/sallyport-system/pods"},
+		{"GET", "/api/v1/watch/secrets"},
+		{"PATCH", pods + "/p/ephemeralcontainers"},
 	} {
 		// None of them is reached by a wildcard either.
 		who := []*person{p}
@@ -137,8 +144,15 @@ func TestReadOnlyRoleReachesNeitherExecNorProxyNorSecrets(t *testing.T) {
 		}
 	}
 	for _, r := range [][2]string{
-		{"GET", "/api/v1/namespaces/default/secrets"}, {"GET", "/api/v1/namespaces/default/secrets/s"}, {"DELETE", pods}, {"DELETE", pods + "?fieldSelector=metadata.name=p"},
-		{"GET", "/metrics"}, {"GET", "/logs/x"}, {"GET", "/debug/pprof/profile"}, {"GET", "/apis/widgets.example.com/v1/widgets"}, {"GET", pods + "/p/unknown"},
+		{"GET", "/api/v1/namespaces/default/secrets"},
+		{"GET", "/api/v1/namespaces/default/secrets/s"},
+		{"DELETE", pods},
+		{"DELETE", pods + "?fieldSelector=metadata.name=p"},
+		{"GET", "/metrics"},
+		{"GET", "/logs/x"},
+		{"GET", "/debug/pprof/profile"},
+		{"GET", "/apis/widgets.example.com/v1/widgets"},
+		{"GET", pods + "/p/unknown"},
 	} {
 		for transport, code := range w.everyTransport(t, p, r[0], r[1], nil) {
 			if code != 403 {

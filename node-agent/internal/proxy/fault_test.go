@@ -99,8 +99,12 @@ func TestStalePolicyRefusesByClass(t *testing.T) {
 		method, target string
 		code           int
 	}{
-		{"GET", pods, 200}, {"DELETE", pods + "/p", 200},
-		{"GET", "/api/v1/namespaces/default/secrets", 503}, {"GET", pods + "?watch=1", 503}, {"GET", pods + "/p/log?follow=true", 503}, {"GET", pods + "/p/log", 200},
+		{"GET", pods, 200},
+		{"DELETE", pods + "/p", 200},
+		{"GET", "/api/v1/namespaces/default/secrets", 503},
+		{"GET", pods + "?watch=1", 503},
+		{"GET", pods + "/p/log?follow=true", 503},
+		{"GET", pods + "/p/log", 200},
 	} {
 		for transport, code := range w.everyTransport(t, p, c.method, c.target, nil) {
 			if code != c.code {
