@@ -289,6 +289,7 @@ func TestStalledClientsDoNotStarveOthers(t *testing.T) {
 			}
 			sent.Add(1)
 		}
+		rw.Write(junk)
 	})
 	mallory, alice := w.person("mallory", "view"), w.person("alice", "view")
 	c := w.client(mallory, "h2")
@@ -311,8 +312,9 @@ func TestStalledClientsDoNotStarveOthers(t *testing.T) {
 	for range 20 {
 		res, err := other.Get(w.url(pods))
 		must(t, err)
-		if res.Body.Close(); res.StatusCode != 200 {
-			t.Fatalf("answer %d", res.StatusCode)
+		body, err := io.ReadAll(res.Body)
+		if res.Body.Close(); res.StatusCode != 200 || len(body) != 64<<10 {
+			t.Fatalf("answer %d with %d bytes (%v)", res.StatusCode, len(body), err)
 		}
 	}
 }
