@@ -440,7 +440,7 @@ func TestExpiredGrantIsCleanedUpWithoutTheCoordinator(t *testing.T) {
 func TestBundleThatCannotBeKeptIsAskedForAgain(t *testing.T) {
 	h := newHub(t)
 	dir := filepath.Join(t.TempDir(), "policy")
-	k := h.follow(dir)
+	k := h.follow(dir, func(c *FollowConfig) { c.Silence = time.Hour })
 	h.send(h.bundle(5))
 	h.confirmed("cut", cutOf(5))
 	if err := os.Rename(dir, dir+".gone"); err != nil {
