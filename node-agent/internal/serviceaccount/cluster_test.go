@@ -212,7 +212,7 @@ func (w *world) eraseAll() {
 }
 
 // cluster is everything this replica has in the cluster, as the cluster says.
-func (w *world) cluster() map[object]bool {
+func (w *world) cluster() map[object]sight {
 	w.t.Helper()
 	found, err := w.list(context.Background(), labelAgent+"="+w.cfg.AgentID)
 	if err != nil {

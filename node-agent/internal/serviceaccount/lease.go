@@ -2,6 +2,7 @@ package serviceaccount
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -56,13 +57,13 @@ func (w *leases) renew(ctx context.Context) error {
 // lead tries to become, or stay, the replica that sweeps.
 func (w *leases) lead(ctx context.Context, patience time.Duration) (bool, error) {
 	err := w.take(ctx, sweepLease, patience)
-	if err == errHeld || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+	if errors.Is(err, errHeld) || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		return false, nil
 	}
 	return err == nil, err
 }
 
-var errHeld = fmt.Errorf("another replica holds the lease")
+var errHeld = errors.New("another replica holds the lease")
 
 // take takes or renews a lease. One that somebody else holds is taken only after
 // it was silent for longer than patience.

@@ -32,8 +32,8 @@ func (m *Minter) prepare(ctx context.Context) error {
 		}
 		return true
 	})
-	for o, right := range found {
-		if known[o] && right {
+	for o, seen := range found {
+		if known[o] && seen.right {
 			continue
 		}
 		delete(found, o)
@@ -53,16 +53,14 @@ func (m *Minter) prepare(ctx context.Context) error {
 }
 
 // forgetLost takes off the record what is not in the cluster any more.
-func (m *Minter) forgetLost(a *account, found map[object]bool) error {
-	before := len(a.record.Bindings)
+func (m *Minter) forgetLost(a *account, found map[object]sight) error {
 	lost := false
 	for _, o := range a.objects() {
-		if _, ok := found[o]; ok {
-			continue
+		if _, ok := found[o]; !ok {
+			lost = a.drop(o) || lost
 		}
-		lost = a.drop(o) || lost
 	}
-	if !lost && before == len(a.record.Bindings) {
+	if !lost {
 		return nil
 	}
 	return m.write(a.record)
@@ -117,33 +115,40 @@ func (a *account) drop(o object) bool {
 	return false
 }
 
-// list finds accounts and bindings by label. A binding's value is false when it
-// does not bind exactly one account of ours to one role of ours.
-func (m *Minter) list(ctx context.Context, selector string) (map[object]bool, error) {
+// sight is what the cluster says about an object of ours.
+type sight struct {
+	agent string // whose it is, by its label
+	// right is false for a binding that does not bind exactly one account of ours
+	// to one role of ours.
+	right bool
+}
+
+// list finds accounts and bindings by label.
+func (m *Minter) list(ctx context.Context, selector string) (map[object]sight, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	found := map[object]bool{}
+	found := map[object]sight{}
 	opts := metav1.ListOptions{LabelSelector: selector}
 	accounts, err := m.client.CoreV1().ServiceAccounts(manifest.UsersNamespace).List(ctx, opts)
 	if err != nil {
 		return nil, fmt.Errorf("listing accounts: %w", err)
 	}
 	for _, x := range accounts.Items {
-		found[object{kindAccount, x.Namespace, x.Name, x.UID}] = true
+		found[object{kindAccount, x.Namespace, x.Name, x.UID}] = sight{x.Labels[labelAgent], true}
 	}
 	inCluster, err := m.client.RbacV1().ClusterRoleBindings().List(ctx, opts)
 	if err != nil {
 		return nil, fmt.Errorf("listing bindings: %w", err)
 	}
 	for _, x := range inCluster.Items {
-		found[object{kindCluster, "", x.Name, x.UID}] = wellMade(x.Name, "", x.Subjects, x.RoleRef)
+		found[object{kindCluster, "", x.Name, x.UID}] = sight{x.Labels[labelAgent], wellMade(x.Name, "", x.Subjects, x.RoleRef)}
 	}
 	inNamespaces, err := m.client.RbacV1().RoleBindings("").List(ctx, opts)
 	if err != nil {
 		return nil, fmt.Errorf("listing bindings: %w", err)
 	}
 	for _, x := range inNamespaces.Items {
-		found[object{kindBinding, x.Namespace, x.Name, x.UID}] = wellMade(x.Name, x.Namespace, x.Subjects, x.RoleRef)
+		found[object{kindBinding, x.Namespace, x.Name, x.UID}] = sight{x.Labels[labelAgent], wellMade(x.Name, x.Namespace, x.Subjects, x.RoleRef)}
 	}
 	return found, nil
 }
@@ -175,9 +180,13 @@ func (m *Minter) sweepGone(ctx context.Context, w *leases) error {
 	if err != nil {
 		return err
 	}
-	byAgent, err := m.byAgent(ctx)
+	found, err := m.list(ctx, labelAgent)
 	if err != nil {
 		return err
+	}
+	byAgent := map[string][]object{}
+	for o, seen := range found {
+		byAgent[seen.agent] = append(byAgent[seen.agent], o)
 	}
 	var errs []error
 	for agent, objects := range byAgent {
@@ -195,36 +204,6 @@ func (m *Minter) sweepGone(ctx context.Context, w *leases) error {
 		errs = append(errs, w.forget(ctx, agent))
 	}
 	return errors.Join(errs...)
-}
-
-// byAgent is everything that any replica made, by replica.
-func (m *Minter) byAgent(ctx context.Context) (map[string][]object, error) {
-	agents := map[string][]object{}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	opts := metav1.ListOptions{LabelSelector: labelAgent}
-	accounts, err := m.client.CoreV1().ServiceAccounts(manifest.UsersNamespace).List(ctx, opts)
-	if err != nil {
-		return nil, fmt.Errorf("listing accounts: %w", err)
-	}
-	for _, x := range accounts.Items {
-		agents[x.Labels[labelAgent]] = append(agents[x.Labels[labelAgent]], object{kindAccount, x.Namespace, x.Name, x.UID})
-	}
-	inCluster, err := m.client.RbacV1().ClusterRoleBindings().List(ctx, opts)
-	if err != nil {
-		return nil, fmt.Errorf("listing bindings: %w", err)
-	}
-	for _, x := range inCluster.Items {
-		agents[x.Labels[labelAgent]] = append(agents[x.Labels[labelAgent]], object{kindCluster, "", x.Name, x.UID})
-	}
-	inNamespaces, err := m.client.RbacV1().RoleBindings("").List(ctx, opts)
-	if err != nil {
-		return nil, fmt.Errorf("listing bindings: %w", err)
-	}
-	for _, x := range inNamespaces.Items {
-		agents[x.Labels[labelAgent]] = append(agents[x.Labels[labelAgent]], object{kindBinding, x.Namespace, x.Name, x.UID})
-	}
-	return agents, nil
 }
 
 // sweepEvery is how often one replica looks after all of them.
