@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -132,17 +133,18 @@ func self() (string, error) {
 // behind as well (sallyport login URL --no-browser) and the flag package stops at
 // the first argument.
 func permute(commands []*cli.Command, args []string) []string {
-	for i := 1; i < len(args); i++ {
-		for _, c := range commands {
-			if c.HasName(args[i]) {
-				if len(c.Subcommands) > 0 {
-					return append(args[:i:i], permute(c.Subcommands, args[i:])...)
-				}
-				flags, rest := split(c.Flags, args[i+1:])
-				return append(append(args[:i+1:i+1], flags...), rest...)
-			}
-		}
+	if len(args) < 2 {
 		return args
+	}
+	for _, c := range commands {
+		switch {
+		case !c.HasName(args[1]):
+		case len(c.Subcommands) > 0:
+			return slices.Concat(args[:1], permute(c.Subcommands, args[1:]))
+		default:
+			flags, rest := split(c.Flags, args[2:])
+			return slices.Concat(args[:2], flags, rest)
+		}
 	}
 	return args
 }

@@ -69,7 +69,7 @@ func (h *here) text(st localapi.Status) {
 	fmt.Fprintf(w, "until\t%s\n", when(st.Expires))
 	fmt.Fprintf(w, "coordinator\t%s, %s\n", st.Coordinator, heard)
 	fmt.Fprintf(w, "daemon\t%s\n", strings.TrimSpace(string(st.State)+" "+strings.Join(st.Addresses, " ")))
-	w.Flush()
+	_ = w.Flush() // to the terminal
 	if len(st.Clusters) > 0 {
 		h.say("")
 		h.clusters(st)
@@ -83,7 +83,7 @@ func (h *here) clusters(st localapi.Status) {
 	for _, c := range st.Clusters {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", c.Context, c.Project, strings.Join(c.Roles, ", "), way(c))
 	}
-	w.Flush()
+	_ = w.Flush() // to the terminal
 }
 
 // way is how packets get to a cluster, in a word or two.

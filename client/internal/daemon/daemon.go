@@ -84,7 +84,7 @@ func Run(ctx context.Context, cfg Config) error {
 	} else if !held {
 		return ErrRunning
 	}
-	defer lock.Unlock()
+	defer func() { _ = lock.Unlock() }() // the kernel does, at the latest
 
 	p, err := cfg.Home.LoadSession(time.Now())
 	if err != nil {

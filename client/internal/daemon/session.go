@@ -26,7 +26,7 @@ func (d *Daemon) sessions(ctx context.Context, p *profile.Profile) error {
 		finished := make(chan error, 1)
 		go func() { finished <- d.session(working, p, seat) }()
 
-		err, asked := d.await(ctx, finished, cancel)
+		asked, err := d.await(ctx, finished, cancel)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -48,17 +48,17 @@ func (d *Daemon) sessions(ctx context.Context, p *profile.Profile) error {
 
 // await waits until the session's work ends, or somebody asks for a reload, in
 // which case the work is ended first.
-func (d *Daemon) await(ctx context.Context, finished <-chan error, cancel context.CancelFunc) (error, chan error) {
+func (d *Daemon) await(ctx context.Context, finished <-chan error, cancel context.CancelFunc) (asked chan error, err error) {
 	defer cancel()
 	select {
 	case err := <-finished:
-		return err, nil
+		return nil, err
 	case asked := <-d.reload:
 		cancel()
-		<-finished
-		return nil, asked
+		d.cfg.Log.Debug("session's work ended for another", "how", <-finished)
+		return asked, nil
 	case <-ctx.Done():
-		return <-finished, nil
+		return nil, <-finished
 	}
 }
 

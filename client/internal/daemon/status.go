@@ -28,11 +28,13 @@ func (d *Daemon) Access(cluster string) localapi.Access {
 }
 
 // Settled waits until the device is on the overlay and the coordinator was heard,
-// or the session is over.
+// or is away and it goes without, or the session is over.
 func (d *Daemon) Settled(ctx context.Context) localapi.Status {
 	for {
 		var settled bool
-		changed := d.state.get(func(s *state) { settled = s.ended != nil || s.online != nil && s.synced })
+		changed := d.state.get(func(s *state) {
+			settled = s.ended != nil || s.online != nil && (s.synced || s.watch != "" && len(s.clusters) > 0)
+		})
 		if settled {
 			return d.Status(ctx)
 		}

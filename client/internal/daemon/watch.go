@@ -28,7 +28,7 @@ func (d *Daemon) watch(ctx context.Context, p *profile.Profile) error {
 		return err
 	}
 	defer client.Close()
-	pause := backoff{min: 250 * time.Millisecond, max: 15 * time.Second}
+	pause := backoff{min: 250 * time.Millisecond, max: 8 * time.Second}
 	for {
 		err := d.follow(ctx, p, client, pause.reset)
 		switch {
@@ -54,7 +54,7 @@ func (d *Daemon) follow(ctx context.Context, p *profile.Profile, client *apiclie
 	if err != nil {
 		return err
 	}
-	defer stream.Close()
+	defer func() { _ = stream.Close() }() // its error is stream.Err
 	for stream.Receive() {
 		heard()
 		d.apply(ctx, p, stream.Msg())

@@ -104,13 +104,13 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if err == nil {
 			f.Close()
-			return func() { os.Remove(path) }, nil
+			return func() { _ = os.Remove(path) }, nil // a lock that stays is taken over later
 		}
 		if !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("locking kubeconfig: %w", err)
 		}
 		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > staleLock {
-			os.Remove(path)
+			_ = os.Remove(path) // somebody else was faster, or the next try says why not
 			continue
 		}
 		select {

@@ -37,7 +37,7 @@ func Listen(path string) (net.Listener, error) {
 	}
 	// Between the two calls the home's mode, 0700, keeps others out.
 	if err := os.Chmod(path, 0o600); err != nil {
-		ln.Close()
+		_ = ln.Close()
 		return nil, fmt.Errorf("closing the socket to others: %w", err)
 	}
 	return ln, nil
@@ -58,7 +58,7 @@ func Serve(ctx context.Context, ln net.Listener, uid int, b Backend, log *slog.L
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		if srv.Shutdown(grace) != nil {
-			srv.Close()
+			_ = srv.Close() // what did not end in time
 		}
 	})
 	err := srv.Serve(peerListener{ln, uid, log})

@@ -66,7 +66,7 @@ func listen(ctx context.Context) (*page, error) {
 	return p, nil
 }
 
-func (p *page) close() { p.server.Close() }
+func (p *page) close() { _ = p.server.Close() }
 
 // sameHost turns away what a web page elsewhere could send here through a name
 // that it points at 127.0.0.1.

@@ -23,11 +23,11 @@ import (
 
 	"github.com/gorilla/websocket"
 	"golang.org/x/net/proxy"
-	"k8s.io/apimachinery/pkg/util/httpstream"
-	"k8s.io/apimachinery/pkg/util/httpstream/spdy"
 	"k8s.io/client-go/rest"
 	clientspdy "k8s.io/client-go/transport/spdy"
 	clientwebsocket "k8s.io/client-go/transport/websocket"
+	"k8s.io/streaming/pkg/httpstream"
+	"k8s.io/streaming/pkg/httpstream/spdy"
 )
 
 // proxied is a proxy whose overlay is one server on loopback, under any name.
