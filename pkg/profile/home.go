@@ -22,6 +22,7 @@ type Home struct{ dir string }
 const (
 	keyFile     = "device.key"
 	profileFile = "profile.json"
+	lockFile    = "profile.lock"
 )
 
 // Find is the home that dir, else SALLYPORT_HOME, else ~/.sallyport names. It

@@ -9,6 +9,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/gofrs/flock"
+
 	"github.com/sallyport-mesh/sallyport/pkg/pki"
 	"github.com/sallyport-mesh/sallyport/pkg/process"
 )
@@ -81,9 +83,44 @@ func (h Home) Load() (*Profile, error) {
 
 // Save replaces the profile.
 func (h Home) Save(p *Profile) error {
-	if err := h.Make(); err != nil {
+	unlock, err := h.lock()
+	if err != nil {
 		return err
 	}
+	defer unlock()
+	return h.write(p)
+}
+
+// Update changes the profile that is there now. Nobody else changes it meanwhile:
+// a login and the daemon do not overwrite one another. Where change returns false
+// nothing is written.
+func (h Home) Update(change func(*Profile) bool) error {
+	unlock, err := h.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	p, err := h.Load()
+	if err != nil || !change(p) {
+		return err
+	}
+	return h.write(p)
+}
+
+// lock makes the home and holds off other writers of the profile. The kernel lets
+// go of it when the process ends.
+func (h Home) lock() (unlock func(), err error) {
+	if err := h.Make(); err != nil {
+		return nil, err
+	}
+	l := flock.New(h.Path(lockFile), flock.SetPermissions(0o600))
+	if err := l.Lock(); err != nil {
+		return nil, fmt.Errorf("locking the profile: %w", err)
+	}
+	return func() { _ = l.Unlock() }, nil
+}
+
+func (h Home) write(p *Profile) error {
 	data, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encoding profile: %w", err)

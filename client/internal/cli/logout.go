@@ -57,16 +57,22 @@ func runLogout(c *cli.Context, h *here) error {
 	if _, err := (kubeconfig.File{Path: path, Owner: h.home.Dir()}).Apply(c.Context, nil); err != nil {
 		return err
 	}
-	expires := p.Session.Expires
-	p.Session = nil
-	if err := h.home.Save(p); err != nil {
+	ended := *p.Session
+	err = h.home.Update(func(p *profile.Profile) bool {
+		mine := p.Session != nil && p.Session.ID == ended.ID
+		if mine {
+			p.Session = nil
+		}
+		return mine
+	})
+	if err != nil {
 		return err
 	}
 	if err := os.Remove(h.home.Path(daemon.ClustersFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing the list of clusters: %w", err)
 	}
 	if told != nil {
-		return fmt.Errorf("logged out on this device, but the coordinator could not be told; there the session ends %s: %w", when(expires), told)
+		return fmt.Errorf("logged out on this device, but the coordinator could not be told; there the session ends %s: %w", when(ended.Expires), told)
 	}
 	h.say("You are logged out.")
 	return nil

@@ -205,14 +205,13 @@ func (s *seat) forgetKey(session *profile.Session) error {
 	if session.AuthKey == "" {
 		return nil
 	}
-	p, err := s.d.cfg.Home.Load()
-	if err != nil {
-		return err
-	}
-	if p.Session == nil || p.Session.ID != session.ID {
-		return nil // a login came in between; its key is its own
-	}
-	p.Session.AuthKey = ""
+	used := session.AuthKey
 	session.AuthKey = ""
-	return s.d.cfg.Home.Save(p)
+	return s.d.cfg.Home.Update(func(p *profile.Profile) bool {
+		if p.Session == nil || p.Session.AuthKey != used {
+			return false // a login came in between; its key is its own
+		}
+		p.Session.AuthKey = ""
+		return true
+	})
 }

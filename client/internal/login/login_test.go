@@ -129,7 +129,7 @@ func TestLoginLeavesASessionAndNoToken(t *testing.T) {
 			t.Errorf("%s holds a token", e.Name())
 		}
 	}
-	if len(entries) != 2 {
+	if len(entries) != 3 {
 		t.Errorf("the home holds %v", entries)
 	}
 }
