@@ -2,11 +2,16 @@ package adminapi
 
 import (
 	"context"
+	"errors"
+	"time"
 
 	"connectrpc.com/connect"
 
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/caller"
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/directory"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/status"
 	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
+	"github.com/sallyport-mesh/sallyport/pkg/identity"
 )
 
 // SearchAudit streams records, newest first, of the projects whose audit the
@@ -36,7 +41,60 @@ func (s *Server) SearchAudit(ctx context.Context, req *connect.Request[apiv1.Sea
 	if err != nil {
 		return c.end(err)
 	}
-	return c.end(s.cfg.Search(ctx, m, clusters, stream.Send))
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if m.Follow {
+		go s.whileAllowed(ctx, c, cancel)
+	}
+	err = s.cfg.Search(ctx, m, clusters, stream.Send)
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause // the reason rather than that it was cancelled
+	}
+	return c.end(err)
+}
+
+// whileAllowed ends a stream when the caller's session does, or when a change of
+// the directory takes the right to it away: what was decided at its beginning
+// must go on to hold.
+func (s *Server) whileAllowed(ctx context.Context, c *call, cancel context.CancelCauseFunc) {
+	from := caller.From(ctx)
+	if from.Local {
+		return
+	}
+	over := time.NewTimer(time.Until(from.Session.GetExpiresAt().AsTime()))
+	defer over.Stop()
+	changed := s.cfg.Directory.Subscribe(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-over.C:
+			cancel(connect.NewError(connect.CodeUnauthenticated, errors.New("this session is over: log in again")))
+			return
+		case snap, ok := <-changed:
+			if !ok {
+				return
+			}
+			if err := s.still(snap, from, c); err != nil {
+				cancel(err)
+				return
+			}
+		}
+	}
+}
+
+// still says why a caller may no longer do what was allowed to them, or nil.
+func (s *Server) still(snap *directory.Snapshot, from *caller.Caller, c *call) error {
+	_, err := snap.Authenticate(identity.UserCert{
+		UserID: from.User.Id, DeviceID: from.Device.GetId(), SessionID: from.Session.GetId(), Generation: from.Session.GetAuthGeneration(),
+	}, time.Now())
+	if err != nil {
+		return status.Unauthenticated(&caller.Caller{Refused: err}, "")
+	}
+	if allowed, err := s.authz.allowed(from.User.Id, c.project, c.obj, c.action); err != nil || !allowed {
+		return errors.Join(refused(from, c.obj, c.action), err)
+	}
+	return nil
 }
 
 // searched lists the ids of the clusters to search, nil for all there ever were,

@@ -118,6 +118,23 @@ func (s *Server) DeleteCluster(ctx context.Context, req *connect.Request[apiv1.D
 	return c.effects(rev, err, stream)
 }
 
+// RemoveAgent takes a replica out of service for good.
+func (s *Server) RemoveAgent(ctx context.Context, req *connect.Request[apiv1.RemoveAgentRequest]) (*connect.Response[apiv1.RemoveAgentResponse], error) {
+	scope := everywhere
+	if a, err := s.snap().Agent(req.Msg.Agent); err == nil {
+		scope = s.clusterScope(a.ClusterId)
+	}
+	c, err := s.begin(ctx, scope, "cluster", "remove-agent", "agent "+req.Msg.Agent)
+	if err != nil {
+		return nil, err
+	}
+	_, rev, err := s.cfg.Directory.RemoveAgent(ctx, req.Msg.Agent)
+	if err == nil {
+		err = s.cfg.Forget(ctx, req.Msg.Agent)
+	}
+	return answer(c, &apiv1.RemoveAgentResponse{Revision: rev}, err)
+}
+
 // beginVisible begins a list whose entries belong to projects: it is allowed to
 // whoever may read some of them, and says which.
 func (s *Server) beginVisible(ctx context.Context, obj, object string) (*call, func(projectID string) bool, error) {

@@ -25,8 +25,12 @@ type Config struct {
 	// Agent says how an agent is; Addresses where a member of the overlay is.
 	Agent     func(agentID string) *apiv1.AgentStatus
 	Addresses func(memberID string) (online bool, addrs []string)
+	// Forget frees what the overlay keeps of a member that is gone for good.
+	Forget func(ctx context.Context, memberID string) error
 	// BundleRevision is the newest bundle of a cluster.
 	BundleRevision func(clusterID string) uint64
+	// Bundle is the policy of a cluster at a revision of the directory.
+	Bundle func(snap *directory.Snapshot, clusterID string) *apiv1.Bundle
 	// Search answers an audit search within the given clusters (ids), nil for
 	// all of them.
 	Search func(ctx context.Context, req *apiv1.SearchAuditRequest, clusters []string, send func(*apiv1.AuditRecord) error) error
@@ -60,6 +64,8 @@ type call struct {
 	s     *Server
 	event *audit.Event
 	ctx   context.Context
+	// What was decided, for streams to decide again.
+	project, obj, action string
 }
 
 // begin decides and records. Project is an id, or everywhere.
@@ -69,7 +75,7 @@ func (s *Server) begin(ctx context.Context, project, obj, action, object string)
 	subject := local
 	if !from.Local {
 		if from.User == nil {
-			return nil, unauthenticated(from)
+			return nil, s.nobody(ctx, from, "admin."+obj+"."+action, object)
 		}
 		subject = from.User.Id
 	}
@@ -90,7 +96,23 @@ func (s *Server) begin(ctx context.Context, project, obj, action, object string)
 	if !allowed {
 		return nil, refused(from, obj, action)
 	}
-	return &call{s: s, event: e, ctx: ctx}, nil
+	return &call{s: s, event: e, ctx: ctx, project: project, obj: obj, action: action}, nil
+}
+
+// nobody refuses a caller who is no user. One who came with a certificate that
+// is not believed (any more) is put on record; one with none could be anybody.
+func (s *Server) nobody(ctx context.Context, from *caller.Caller, kind, object string) error {
+	if from.Serial != "" {
+		e := from.Event(kind, object, time.Now())
+		e.Ext.Decision = audit.Deny
+		if e.Ext.Reason = "this call takes a user's certificate"; from.Refused != nil {
+			e.Ext.Reason = from.Refused.Error()
+		}
+		if err := s.cfg.Record(ctx, e); err != nil {
+			s.cfg.Log.Error("a refused admin call is not on record", "auditID", e.AuditID, "err", err)
+		}
+	}
+	return unauthenticated(from)
 }
 
 // end records how the call went and turns the error into one for the wire.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -49,8 +50,13 @@ func newService(t *testing.T) *service {
 		Agent:          func(string) *apiv1.AgentStatus { return &apiv1.AgentStatus{} },
 		Addresses:      func(string) (bool, []string) { return false, nil },
 		BundleRevision: func(string) uint64 { return 0 },
-		Search: func(_ context.Context, _ *apiv1.SearchAuditRequest, clusters []string, send func(*apiv1.AuditRecord) error) error {
-			return send(&apiv1.AuditRecord{Cluster: strings.Join(clusters, ",")})
+		Search: func(ctx context.Context, req *apiv1.SearchAuditRequest, clusters []string, send func(*apiv1.AuditRecord) error) error {
+			err := send(&apiv1.AuditRecord{Cluster: strings.Join(clusters, ",")})
+			if req.Follow && err == nil {
+				<-ctx.Done()
+				err = ctx.Err()
+			}
+			return err
 		},
 		Record: func(_ context.Context, e *audit.Event) error {
 			s.mu.Lock()
@@ -86,7 +92,11 @@ func (s *service) as(t *testing.T, name string) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.caller = &caller.Caller{User: u}
+	c := &caller.Caller{User: u}
+	for _, session := range s.dir.Snapshot().SessionsOf(u.Id) {
+		c.Session, c.Device = session, s.dir.Snapshot().Devices[session.DeviceId]
+	}
+	s.caller = c
 }
 
 func must[T any](t *testing.T) func(T, error) T {
@@ -268,5 +278,48 @@ func TestErrorsCarryTheNextStep(t *testing.T) {
 	}
 	if _, err := s.dir.Snapshot().Cluster("edge-x"); err == nil {
 		t.Error("a refused cluster was made")
+	}
+}
+
+// What is decided at the beginning of a stream must go on to hold.
+func TestFollowingTheAuditEndsWithTheRightToIt(t *testing.T) {
+	ends := map[string]struct {
+		change func(*service) error
+		code   connect.Code
+	}{
+		"role taken away": {func(s *service) error {
+			_, _, err := s.dir.UnbindAdmin(context.Background(), "virat", "project-manager", "aws")
+			return err
+		}, connect.CodePermissionDenied},
+		"suspended": {func(s *service) error {
+			_, _, err := s.dir.SuspendUser(context.Background(), "virat", "")
+			return err
+		}, connect.CodeUnauthenticated},
+	}
+	for name, tc := range ends {
+		t.Run(name, func(t *testing.T) {
+			s := newService(t)
+			s.fill(t)
+			virat := must[*apiv1.User](t)(s.dir.Snapshot().User("virat"))
+			device, _, err := s.dir.EnrollDevice(t.Context(), directory.DeviceSpec{UserID: virat.Id, KeySHA256: [32]byte{1}, Name: "laptop"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := s.dir.CreateSession(t.Context(), virat.Id, device.Id, time.Hour); err != nil {
+				t.Fatal(err)
+			}
+			s.as(t, "virat")
+			stream := must[*connect.ServerStreamForClient[apiv1.AuditRecord]](t)(
+				s.SearchAudit(t.Context(), connect.NewRequest(&apiv1.SearchAuditRequest{Project: "aws", Follow: true})))
+			if !stream.Receive() {
+				t.Fatal(stream.Err())
+			}
+			if err := tc.change(s); err != nil {
+				t.Fatal(err)
+			}
+			if stream.Receive() || connect.CodeOf(stream.Err()) != tc.code {
+				t.Errorf("the stream ended with %v, want %v", stream.Err(), tc.code)
+			}
+		})
 	}
 }

@@ -71,7 +71,8 @@ func (s *Server) DeleteUser(ctx context.Context, req *connect.Request[apiv1.Dele
 }
 
 // SetPassword sets a password or makes a link where the user does. Either way
-// what was logged in before is logged out.
+// what was logged in before is logged out. The old password works until the link
+// is used.
 func (s *Server) SetPassword(ctx context.Context, req *connect.Request[apiv1.SetPasswordRequest]) (*connect.Response[apiv1.SetPasswordResponse], error) {
 	c, err := s.begin(ctx, everywhere, "user", "password", "user "+req.Msg.User)
 	if err != nil {
@@ -82,7 +83,7 @@ func (s *Server) SetPassword(ctx context.Context, req *connect.Request[apiv1.Set
 		_, _, err = s.cfg.Directory.SetPassword(ctx, req.Msg.User, req.Msg.Password)
 		return answer(c, res, err)
 	}
-	user, err := s.snap().User(req.Msg.User)
+	user, _, err := s.cfg.Directory.EndSessions(ctx, req.Msg.User)
 	if err == nil {
 		res.WelcomeUrl, err = s.welcome(ctx, user.Id)
 	}

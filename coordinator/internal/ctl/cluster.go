@@ -19,12 +19,8 @@ import (
 )
 
 func clusters() *cli.Command {
-	return noun("cluster", "clusters and the agents in them", clusterAdd(), clusterList(), clusterToken(), clusterRemove())
+	return noun("cluster", "clusters and the agents in them", clusterAdd(), clusterList(), clusterToken(), clusterRemove(), clusterRemoveAgent())
 }
-
-// placeholder stands in for the join token while everything else in a manifest
-// is checked.
-var placeholder = pki.JoinToken{Link: pki.Link{URL: "https://coordinator.invalid"}, Secret: "placeholder"}.String()
 
 func clusterAdd() *cli.Command {
 	return verb("add", "add a cluster and print the manifest that puts an agent into it",
@@ -40,14 +36,14 @@ func clusterAdd() *cli.Command {
 		},
 		func(c *cli.Context, s *session) error {
 			params := manifest.Params{
-				Cluster: c.Args().First(), JoinToken: placeholder, Image: c.String("image"), Ceiling: c.String("ceiling"),
+				Cluster: c.Args().First(), Image: c.String("image"), Ceiling: c.String("ceiling"),
 				ExtraGroups: c.StringSlice("api-group"), Beside: c.IsSet("beside"), EmptyDir: c.Bool("empty-dir"),
 			}
 			if params.Beside {
 				params.Image = ""
 			}
 			// Everything that can be refused here is, before a cluster exists.
-			if _, err := manifest.Render(params); err != nil {
+			if err := params.Check(); err != nil {
 				return err
 			}
 			tokenFile := c.String("beside")
@@ -142,5 +138,14 @@ func clusterRemove() *cli.Command {
 				return err
 			}
 			return effects(c, stream)
+		})
+}
+
+func clusterRemoveAgent() *cli.Command {
+	return verb("remove-agent", "take one replica out of service for good: a stolen or dead one",
+		"sallyportctl cluster remove-agent agt-k3v5n2q7a4x6b2zt", []string{"AGENT"}, nil,
+		func(c *cli.Context, s *session) error {
+			_, err := s.admin.RemoveAgent(c.Context, connect.NewRequest(&apiv1.RemoveAgentRequest{Agent: c.Args().First()}))
+			return err
 		})
 }

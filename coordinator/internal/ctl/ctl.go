@@ -52,7 +52,7 @@ func App(version string, stdout, stderr io.Writer) *cli.App {
 		},
 		OnUsageError: func(c *cli.Context, err error, _ bool) error { return usage(c, err) },
 		Commands: []*cli.Command{
-			whoami(), users(), groups(), projects(), clusters(), roles(), grants(), devices(), audit(),
+			whoami(), users(), groups(), projects(), clusters(), roles(), grants(), devices(), audit(), why(),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {

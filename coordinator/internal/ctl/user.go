@@ -93,7 +93,7 @@ func userRemove() *cli.Command {
 }
 
 func userPassword() *cli.Command {
-	return verb("password", "set a user's password, or print a one-time link; ends their sessions",
+	return verb("password", "end a user's sessions and set a password, or print a one-time link where they do",
 		"sallyportctl user password shivam", []string{"USER"}, []cli.Flag{passwordFlag}, func(c *cli.Context, s *session) error {
 			password, err := readPassword(c)
 			if err != nil {
@@ -129,7 +129,7 @@ func userSuspend() *cli.Command {
 }
 
 func userResume() *cli.Command {
-	return verb("resume", "end a suspension; they log in again", "sallyportctl user resume --project aws shivam", []string{"USER"},
+	return verb("resume", "end a suspension; after one that held everywhere they log in again", "sallyportctl user resume --project aws shivam", []string{"USER"},
 		[]cli.Flag{&cli.StringFlag{Name: "project", Usage: "the suspension in `PROJECT`"}},
 		func(c *cli.Context, s *session) error {
 			_, err := s.admin.ResumeUser(c.Context, connect.NewRequest(&apiv1.ResumeUserRequest{User: c.Args().First(), Project: c.String("project")}))

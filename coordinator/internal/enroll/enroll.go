@@ -106,6 +106,13 @@ func (s *Server) EnrollDevice(ctx context.Context, req *connect.Request[apiv1.En
 	if err != nil {
 		return nil, status.Of(err)
 	}
+	// The session has the user's generation of that commit. If it was raised after
+	// the token was looked at, a password was changed or access ended meanwhile,
+	// and the token that it was to end must not have begun this session.
+	if again, err := s.cfg.Introspect(ctx, m.AccessToken); err != nil || again != userID {
+		_, _, revokeErr := s.cfg.Directory.RevokeSession(ctx, session.Id)
+		return nil, status.Of(errors.Join(err, revokeErr))
+	}
 	user := s.cfg.Directory.Snapshot().Users[userID]
 	if user == nil {
 		return nil, status.Of(&directory.NotFoundError{Kind: "user", Ref: userID})

@@ -12,9 +12,12 @@ import (
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/agentapi"
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/auditstore"
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/caller"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/directory"
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/enroll"
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/login"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/publish"
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/sessionapi"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/status"
 	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
 	"github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1/apiv1connect"
 	"github.com/sallyport-mesh/sallyport/pkg/pki"
@@ -55,14 +58,16 @@ func (c *coordinator) handlers() (handlers, error) {
 	limit := connect.WithReadMaxBytes(maxMessage)
 	mux := http.NewServeMux()
 	mux.Handle(apiv1connect.NewEnrollServiceHandler(enroll.New(c.enrollConfig()), limit))
-	mux.Handle(apiv1connect.NewSessionServiceHandler(sessionapi.New(sessionapi.Config{
+	sessionPath, session := apiv1connect.NewSessionServiceHandler(sessionapi.New(sessionapi.Config{
 		TrustDomain: c.cfg.TrustDomain, Directory: c.directory, Clusters: c.publish.ClustersOf, Record: c.audit.Own,
-	}), limit))
-	mux.Handle(apiv1connect.NewAgentServiceHandler(agentapi.New(agentapi.Config{
+	}), limit)
+	mux.Handle(sessionPath, known(session))
+	agentPath, agent := apiv1connect.NewAgentServiceHandler(agentapi.New(agentapi.Config{
 		Watch: c.publish.Watch, Confirm: c.publish.Confirm, Append: c.append,
-	}), connect.WithReadMaxBytes(maxAppend)))
+	}), connect.WithReadMaxBytes(maxAppend))
+	mux.Handle(agentPath, known(agent))
 	adminPath, admin := apiv1connect.NewAdminServiceHandler(adminapi.New(c.adminConfig()), limit)
-	mux.Handle(adminPath, admin)
+	mux.Handle(adminPath, known(admin))
 
 	overlay := c.tailnet.Handler()
 	for _, path := range []string{"/key", "/ts2021", "/derp", "/derp/", "/generate_204", "/bootstrap-dns"} {
@@ -84,6 +89,22 @@ func (c *coordinator) handlers() (handlers, error) {
 	return handlers{public: who.Identify(mux), local: local, clientCAs: pool}, nil
 }
 
+// known lets in callers whose certificate was verified, believed or not, before
+// a byte of their message is read: a stranger can make nobody hold one. What a
+// certificate is good for is the service's to say.
+func known(h http.Handler) http.Handler {
+	refusal := connect.NewErrorWriter()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if from := caller.From(r.Context()); from.Serial == "" {
+			if err := refusal.Write(w, r, status.Unauthenticated(from, "")); err != nil {
+				http.Error(w, "a client certificate is needed", http.StatusUnauthorized)
+			}
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
 func (c *coordinator) enrollConfig() enroll.Config {
 	return enroll.Config{
 		Directory: c.directory, CA: c.ca, Introspect: c.login.Introspect, AuthKey: c.tailnet.NewAuthKey, Record: c.audit.Own,
@@ -100,13 +121,20 @@ func (c *coordinator) enrollConfig() enroll.Config {
 func (c *coordinator) adminConfig() adminapi.Config {
 	return adminapi.Config{
 		Directory: c.directory, Effects: c.effects, Agent: c.agentStatus, Addresses: c.addresses,
-		BundleRevision: c.publish.BundleRevision, Search: c.search, Record: c.audit.Own,
+		Bundle: func(snap *directory.Snapshot, clusterID string) *apiv1.Bundle {
+			return publish.BundleFor(snap, clusterID, c.issuer())
+		},
+		Forget: c.tailnet.Forget, BundleRevision: c.publish.BundleRevision, Search: c.search, Record: c.audit.Own,
 		JoinToken: func(secret string) string {
 			return pki.JoinToken{Link: c.link(), Secret: secret}.String()
 		},
 		WelcomeURL: c.login.WelcomeURL,
 		Version:    c.version, Log: c.log,
 	}
+}
+
+func (c *coordinator) issuer() publish.Issuer {
+	return publish.Issuer{TrustDomain: c.cfg.TrustDomain, UserCAs: c.ca.UserCAs()}
 }
 
 func (c *coordinator) effects(ctx context.Context, revision uint64, send func(*apiv1.Effect) error) error {

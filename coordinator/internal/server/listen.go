@@ -28,6 +28,20 @@ func listen(key, addr string) (net.Listener, error) {
 	return ln, nil
 }
 
+// checkUDP says in one line why a UDP address cannot be had. The overlay opens
+// it for itself, later.
+func checkUDP(key, addr string) error {
+	conn, err := net.ListenPacket("udp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return process.Hint(fmt.Errorf("%s: UDP %s is in use by another process", key, addr),
+			"stop that process, or choose another address for "+key+" in the configuration")
+	}
+	if err != nil {
+		return fmt.Errorf("%s: opening UDP %s: %w", key, addr, err)
+	}
+	return conn.Close()
+}
+
 // certificates gives the coordinator's own certificate for each handshake: a
 // file's, read again when it changes, or one of our authority's, made anew when
 // a third of its life is left.

@@ -61,6 +61,9 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 		return err
 	}
 	defer tcp.Close()
+	if err := checkUDP("overlay.stun", cfg.Overlay.STUN); err != nil {
+		return err
+	}
 
 	// 2. State; the data directory is ours from here on.
 	if err := c.open(ctx); err != nil {
@@ -112,7 +115,7 @@ func (c *coordinator) open(ctx context.Context) error {
 	}
 	c.publish, err = publish.New(ctx, publish.Config{
 		Directory: c.directory, Store: c.store, Signer: c.signer, Domain: c.cfg.Overlay.Domain,
-		Issuer:     publish.Issuer{TrustDomain: c.cfg.TrustDomain, UserCAs: c.ca.UserCAs()},
+		Issuer:     c.issuer(),
 		OnTopology: c.tailnet.SetTopology, Log: c.log,
 	})
 	if err != nil {

@@ -14,11 +14,23 @@ import (
 )
 
 // listenSocket opens the bootstrap socket, for this process's user and root
-// alone. The data directory's lock says that no other coordinator uses it, so a
-// socket that is there is one that a killed process left.
+// alone. A socket that a killed process left is replaced; one that somebody
+// answers on, and anything that is no socket, is not ours to remove.
 func listenSocket(path string) (net.Listener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("removing the socket of an earlier start: %w", err)
+	switch info, err := os.Lstat(path); {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("socket: %w", err)
+	case info.Mode().Type() != os.ModeSocket:
+		return nil, fmt.Errorf("socket: %s is there and is not a socket", path)
+	default:
+		if conn, err := net.Dial("unix", path); err == nil {
+			conn.Close()
+			return nil, fmt.Errorf("socket: another process answers on %s", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("removing the socket of an earlier start: %w", err)
+		}
 	}
 	// Nobody else may connect even between bind and chmod.
 	old := unix.Umask(0o177)

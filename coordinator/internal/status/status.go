@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"connectrpc.com/connect"
+	"github.com/google/uuid"
 
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/ca"
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/caller"
@@ -39,6 +41,12 @@ func Of(err error) error {
 		code = connect.CodeCanceled
 	case errors.Is(err, context.DeadlineExceeded):
 		code = connect.CodeDeadlineExceeded
+	}
+	if code == connect.CodeInternal {
+		// What broke inside is for the coordinator's log, not for whoever asked.
+		id := uuid.NewString()
+		slog.Error("a call failed inside", "id", id, "err", err)
+		err = fmt.Errorf("something broke inside the coordinator; its log says what, under %s", id)
 	}
 	return Hinted(connect.NewError(code, err), directory.Hint(err))
 }

@@ -1958,6 +1958,266 @@ func (x *DeleteClusterRequest) GetCluster() string {
 	return ""
 }
 
+type RemoveAgentRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveAgentRequest) Reset() {
+	*x = RemoveAgentRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveAgentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveAgentRequest) ProtoMessage() {}
+
+func (x *RemoveAgentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveAgentRequest.ProtoReflect.Descriptor instead.
+func (*RemoveAgentRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *RemoveAgentRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+type RemoveAgentResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveAgentResponse) Reset() {
+	*x = RemoveAgentResponse{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveAgentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveAgentResponse) ProtoMessage() {}
+
+func (x *RemoveAgentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveAgentResponse.ProtoReflect.Descriptor instead.
+func (*RemoveAgentResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *RemoveAgentResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type WhyRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	User    string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Cluster string                 `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Verb    string                 `protobuf:"bytes,3,opt,name=verb,proto3" json:"verb,omitempty"`
+	// "pods", "pods/exec".
+	Resource string `protobuf:"bytes,4,opt,name=resource,proto3" json:"resource,omitempty"`
+	// Empty is the core group.
+	ApiGroup string `protobuf:"bytes,5,opt,name=api_group,json=apiGroup,proto3" json:"api_group,omitempty"`
+	// Empty asks for the whole cluster.
+	Namespace     string `protobuf:"bytes,6,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string `protobuf:"bytes,7,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhyRequest) Reset() {
+	*x = WhyRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhyRequest) ProtoMessage() {}
+
+func (x *WhyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
+func (*WhyRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *WhyRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *WhyRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *WhyRequest) GetVerb() string {
+	if x != nil {
+		return x.Verb
+	}
+	return ""
+}
+
+func (x *WhyRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *WhyRequest) GetApiGroup() string {
+	if x != nil {
+		return x.ApiGroup
+	}
+	return ""
+}
+
+func (x *WhyRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *WhyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type WhyResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Allowed bool                   `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	Reason  string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The grant and the rule of its role that decided.
+	Rule          string `protobuf:"bytes,3,opt,name=rule,proto3" json:"rule,omitempty"`
+	Grant         string `protobuf:"bytes,4,opt,name=grant,proto3" json:"grant,omitempty"`
+	Revision      uint64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhyResponse) Reset() {
+	*x = WhyResponse{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhyResponse) ProtoMessage() {}
+
+func (x *WhyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
+func (*WhyResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *WhyResponse) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+func (x *WhyResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetGrant() string {
+	if x != nil {
+		return x.Grant
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 type ListRolesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1966,7 +2226,7 @@ type ListRolesRequest struct {
 
 func (x *ListRolesRequest) Reset() {
 	*x = ListRolesRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[36]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1978,7 +2238,7 @@ func (x *ListRolesRequest) String() string {
 func (*ListRolesRequest) ProtoMessage() {}
 
 func (x *ListRolesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[36]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1991,7 +2251,7 @@ func (x *ListRolesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolesRequest.ProtoReflect.Descriptor instead.
 func (*ListRolesRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 type ListRolesResponse struct {
@@ -2003,7 +2263,7 @@ type ListRolesResponse struct {
 
 func (x *ListRolesResponse) Reset() {
 	*x = ListRolesResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[37]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2015,7 +2275,7 @@ func (x *ListRolesResponse) String() string {
 func (*ListRolesResponse) ProtoMessage() {}
 
 func (x *ListRolesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[37]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2028,7 +2288,7 @@ func (x *ListRolesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolesResponse.ProtoReflect.Descriptor instead.
 func (*ListRolesResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListRolesResponse) GetRoles() []*Role {
@@ -2054,7 +2314,7 @@ type CreateGrantRequest struct {
 
 func (x *CreateGrantRequest) Reset() {
 	*x = CreateGrantRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[38]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2066,7 +2326,7 @@ func (x *CreateGrantRequest) String() string {
 func (*CreateGrantRequest) ProtoMessage() {}
 
 func (x *CreateGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[38]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2079,7 +2339,7 @@ func (x *CreateGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGrantRequest.ProtoReflect.Descriptor instead.
 func (*CreateGrantRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CreateGrantRequest) GetRole() string {
@@ -2149,7 +2409,7 @@ type ListGrantsRequest struct {
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[39]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2161,7 +2421,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[39]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2174,7 +2434,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListGrantsRequest) GetUser() string {
@@ -2207,7 +2467,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[40]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2219,7 +2479,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[40]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2232,7 +2492,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListGrantsResponse) GetGrants() []*GrantView {
@@ -2253,7 +2513,7 @@ type GrantView struct {
 
 func (x *GrantView) Reset() {
 	*x = GrantView{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[41]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2525,7 @@ func (x *GrantView) String() string {
 func (*GrantView) ProtoMessage() {}
 
 func (x *GrantView) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[41]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2538,7 @@ func (x *GrantView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantView.ProtoReflect.Descriptor instead.
 func (*GrantView) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GrantView) GetGrant() *Grant {
@@ -2311,7 +2571,7 @@ type DeleteGrantRequest struct {
 
 func (x *DeleteGrantRequest) Reset() {
 	*x = DeleteGrantRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[42]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2323,7 +2583,7 @@ func (x *DeleteGrantRequest) String() string {
 func (*DeleteGrantRequest) ProtoMessage() {}
 
 func (x *DeleteGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[42]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2336,7 +2596,7 @@ func (x *DeleteGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGrantRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGrantRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DeleteGrantRequest) GetId() string {
@@ -2355,7 +2615,7 @@ type ListDevicesRequest struct {
 
 func (x *ListDevicesRequest) Reset() {
 	*x = ListDevicesRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[43]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2367,7 +2627,7 @@ func (x *ListDevicesRequest) String() string {
 func (*ListDevicesRequest) ProtoMessage() {}
 
 func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[43]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2380,7 +2640,7 @@ func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesRequest.ProtoReflect.Descriptor instead.
 func (*ListDevicesRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListDevicesRequest) GetUser() string {
@@ -2399,7 +2659,7 @@ type ListDevicesResponse struct {
 
 func (x *ListDevicesResponse) Reset() {
 	*x = ListDevicesResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[44]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2411,7 +2671,7 @@ func (x *ListDevicesResponse) String() string {
 func (*ListDevicesResponse) ProtoMessage() {}
 
 func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[44]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2424,7 +2684,7 @@ func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesResponse.ProtoReflect.Descriptor instead.
 func (*ListDevicesResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListDevicesResponse) GetDevices() []*DeviceView {
@@ -2447,7 +2707,7 @@ type DeviceView struct {
 
 func (x *DeviceView) Reset() {
 	*x = DeviceView{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[45]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2459,7 +2719,7 @@ func (x *DeviceView) String() string {
 func (*DeviceView) ProtoMessage() {}
 
 func (x *DeviceView) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[45]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2472,7 +2732,7 @@ func (x *DeviceView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceView.ProtoReflect.Descriptor instead.
 func (*DeviceView) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DeviceView) GetDevice() *Device {
@@ -2519,7 +2779,7 @@ type RevokeDeviceRequest struct {
 
 func (x *RevokeDeviceRequest) Reset() {
 	*x = RevokeDeviceRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[46]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +2791,7 @@ func (x *RevokeDeviceRequest) String() string {
 func (*RevokeDeviceRequest) ProtoMessage() {}
 
 func (x *RevokeDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[46]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2544,7 +2804,7 @@ func (x *RevokeDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeDeviceRequest.ProtoReflect.Descriptor instead.
 func (*RevokeDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RevokeDeviceRequest) GetDevice() string {
@@ -2581,7 +2841,7 @@ type SearchAuditRequest struct {
 
 func (x *SearchAuditRequest) Reset() {
 	*x = SearchAuditRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[47]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2593,7 +2853,7 @@ func (x *SearchAuditRequest) String() string {
 func (*SearchAuditRequest) ProtoMessage() {}
 
 func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[47]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2606,7 +2866,7 @@ func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditRequest.ProtoReflect.Descriptor instead.
 func (*SearchAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SearchAuditRequest) GetUser() string {
@@ -2732,7 +2992,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[48]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2744,7 +3004,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[48]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2757,7 +3017,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *AuditRecord) GetLog() string {
@@ -2927,7 +3187,26 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"0\n" +
 	"\x14DeleteClusterRequest\x12\x18\n" +
-	"\acluster\x18\x01 \x01(\tR\acluster\"\x12\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\"*\n" +
+	"\x12RemoveAgentRequest\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\"1\n" +
+	"\x13RemoveAgentResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"\xb9\x01\n" +
+	"\n" +
+	"WhyRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
+	"\x04verb\x18\x03 \x01(\tR\x04verb\x12\x1a\n" +
+	"\bresource\x18\x04 \x01(\tR\bresource\x12\x1b\n" +
+	"\tapi_group\x18\x05 \x01(\tR\bapiGroup\x12\x1c\n" +
+	"\tnamespace\x18\x06 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\a \x01(\tR\x04name\"\x85\x01\n" +
+	"\vWhyResponse\x12\x18\n" +
+	"\aallowed\x18\x01 \x01(\bR\aallowed\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04rule\x18\x03 \x01(\tR\x04rule\x12\x14\n" +
+	"\x05grant\x18\x04 \x01(\tR\x05grant\x12\x1a\n" +
+	"\brevision\x18\x05 \x01(\x04R\brevision\"\x12\n" +
 	"\x10ListRolesRequest\"=\n" +
 	"\x11ListRolesResponse\x12(\n" +
 	"\x05roles\x18\x01 \x03(\v2\x12.sallyport.v1.RoleR\x05roles\"\xf9\x01\n" +
@@ -2991,7 +3270,7 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\acluster\x18\x03 \x01(\tR\acluster\x12\x18\n" +
 	"\aproject\x18\x04 \x01(\tR\aproject\x12\x16\n" +
 	"\x06intent\x18\x05 \x01(\fR\x06intent\x12\x18\n" +
-	"\aoutcome\x18\x06 \x01(\fR\aoutcome2\x9f\x11\n" +
+	"\aoutcome\x18\x06 \x01(\fR\aoutcome2\xaf\x12\n" +
 	"\fAdminService\x12C\n" +
 	"\x06Whoami\x12\x1b.sallyport.v1.WhoamiRequest\x1a\x1c.sallyport.v1.WhoamiResponse\x12O\n" +
 	"\n" +
@@ -3017,7 +3296,9 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\rCreateCluster\x12\".sallyport.v1.CreateClusterRequest\x1a#.sallyport.v1.CreateClusterResponse\x12U\n" +
 	"\fListClusters\x12!.sallyport.v1.ListClustersRequest\x1a\".sallyport.v1.ListClustersResponse\x12^\n" +
 	"\x0fCreateJoinToken\x12$.sallyport.v1.CreateJoinTokenRequest\x1a%.sallyport.v1.CreateJoinTokenResponse\x12K\n" +
-	"\rDeleteCluster\x12\".sallyport.v1.DeleteClusterRequest\x1a\x14.sallyport.v1.Effect0\x01\x12L\n" +
+	"\rDeleteCluster\x12\".sallyport.v1.DeleteClusterRequest\x1a\x14.sallyport.v1.Effect0\x01\x12R\n" +
+	"\vRemoveAgent\x12 .sallyport.v1.RemoveAgentRequest\x1a!.sallyport.v1.RemoveAgentResponse\x12:\n" +
+	"\x03Why\x12\x18.sallyport.v1.WhyRequest\x1a\x19.sallyport.v1.WhyResponse\x12L\n" +
 	"\tListRoles\x12\x1e.sallyport.v1.ListRolesRequest\x1a\x1f.sallyport.v1.ListRolesResponse\x12D\n" +
 	"\vCreateGrant\x12 .sallyport.v1.CreateGrantRequest\x1a\x13.sallyport.v1.Grant\x12O\n" +
 	"\n" +
@@ -3039,7 +3320,7 @@ func file_sallyport_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sallyport_v1_admin_proto_rawDescData
 }
 
-var file_sallyport_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_sallyport_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_sallyport_v1_admin_proto_goTypes = []any{
 	(*WhoamiRequest)(nil),           // 0: sallyport.v1.WhoamiRequest
 	(*WhoamiResponse)(nil),          // 1: sallyport.v1.WhoamiResponse
@@ -3077,61 +3358,65 @@ var file_sallyport_v1_admin_proto_goTypes = []any{
 	(*CreateJoinTokenRequest)(nil),  // 33: sallyport.v1.CreateJoinTokenRequest
 	(*CreateJoinTokenResponse)(nil), // 34: sallyport.v1.CreateJoinTokenResponse
 	(*DeleteClusterRequest)(nil),    // 35: sallyport.v1.DeleteClusterRequest
-	(*ListRolesRequest)(nil),        // 36: sallyport.v1.ListRolesRequest
-	(*ListRolesResponse)(nil),       // 37: sallyport.v1.ListRolesResponse
-	(*CreateGrantRequest)(nil),      // 38: sallyport.v1.CreateGrantRequest
-	(*ListGrantsRequest)(nil),       // 39: sallyport.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),      // 40: sallyport.v1.ListGrantsResponse
-	(*GrantView)(nil),               // 41: sallyport.v1.GrantView
-	(*DeleteGrantRequest)(nil),      // 42: sallyport.v1.DeleteGrantRequest
-	(*ListDevicesRequest)(nil),      // 43: sallyport.v1.ListDevicesRequest
-	(*ListDevicesResponse)(nil),     // 44: sallyport.v1.ListDevicesResponse
-	(*DeviceView)(nil),              // 45: sallyport.v1.DeviceView
-	(*RevokeDeviceRequest)(nil),     // 46: sallyport.v1.RevokeDeviceRequest
-	(*SearchAuditRequest)(nil),      // 47: sallyport.v1.SearchAuditRequest
-	(*AuditRecord)(nil),             // 48: sallyport.v1.AuditRecord
-	(*AdminBinding)(nil),            // 49: sallyport.v1.AdminBinding
-	(*timestamppb.Timestamp)(nil),   // 50: google.protobuf.Timestamp
-	(*User)(nil),                    // 51: sallyport.v1.User
-	(*Group)(nil),                   // 52: sallyport.v1.Group
-	(*Project)(nil),                 // 53: sallyport.v1.Project
-	(*Cluster)(nil),                 // 54: sallyport.v1.Cluster
-	(*Agent)(nil),                   // 55: sallyport.v1.Agent
-	(*Role)(nil),                    // 56: sallyport.v1.Role
-	(*Grant)(nil),                   // 57: sallyport.v1.Grant
-	(*Device)(nil),                  // 58: sallyport.v1.Device
+	(*RemoveAgentRequest)(nil),      // 36: sallyport.v1.RemoveAgentRequest
+	(*RemoveAgentResponse)(nil),     // 37: sallyport.v1.RemoveAgentResponse
+	(*WhyRequest)(nil),              // 38: sallyport.v1.WhyRequest
+	(*WhyResponse)(nil),             // 39: sallyport.v1.WhyResponse
+	(*ListRolesRequest)(nil),        // 40: sallyport.v1.ListRolesRequest
+	(*ListRolesResponse)(nil),       // 41: sallyport.v1.ListRolesResponse
+	(*CreateGrantRequest)(nil),      // 42: sallyport.v1.CreateGrantRequest
+	(*ListGrantsRequest)(nil),       // 43: sallyport.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),      // 44: sallyport.v1.ListGrantsResponse
+	(*GrantView)(nil),               // 45: sallyport.v1.GrantView
+	(*DeleteGrantRequest)(nil),      // 46: sallyport.v1.DeleteGrantRequest
+	(*ListDevicesRequest)(nil),      // 47: sallyport.v1.ListDevicesRequest
+	(*ListDevicesResponse)(nil),     // 48: sallyport.v1.ListDevicesResponse
+	(*DeviceView)(nil),              // 49: sallyport.v1.DeviceView
+	(*RevokeDeviceRequest)(nil),     // 50: sallyport.v1.RevokeDeviceRequest
+	(*SearchAuditRequest)(nil),      // 51: sallyport.v1.SearchAuditRequest
+	(*AuditRecord)(nil),             // 52: sallyport.v1.AuditRecord
+	(*AdminBinding)(nil),            // 53: sallyport.v1.AdminBinding
+	(*timestamppb.Timestamp)(nil),   // 54: google.protobuf.Timestamp
+	(*User)(nil),                    // 55: sallyport.v1.User
+	(*Group)(nil),                   // 56: sallyport.v1.Group
+	(*Project)(nil),                 // 57: sallyport.v1.Project
+	(*Cluster)(nil),                 // 58: sallyport.v1.Cluster
+	(*Agent)(nil),                   // 59: sallyport.v1.Agent
+	(*Role)(nil),                    // 60: sallyport.v1.Role
+	(*Grant)(nil),                   // 61: sallyport.v1.Grant
+	(*Device)(nil),                  // 62: sallyport.v1.Device
 }
 var file_sallyport_v1_admin_proto_depIdxs = []int32{
-	49, // 0: sallyport.v1.WhoamiResponse.admin:type_name -> sallyport.v1.AdminBinding
+	53, // 0: sallyport.v1.WhoamiResponse.admin:type_name -> sallyport.v1.AdminBinding
 	3,  // 1: sallyport.v1.Effect.committed:type_name -> sallyport.v1.Committed
 	4,  // 2: sallyport.v1.Effect.agent:type_name -> sallyport.v1.AgentEffect
-	50, // 3: sallyport.v1.Committed.at:type_name -> google.protobuf.Timestamp
-	50, // 4: sallyport.v1.AgentEffect.last_seen:type_name -> google.protobuf.Timestamp
-	50, // 5: sallyport.v1.AgentEffect.exec_stale_at:type_name -> google.protobuf.Timestamp
-	50, // 6: sallyport.v1.AgentEffect.write_stale_at:type_name -> google.protobuf.Timestamp
-	50, // 7: sallyport.v1.AgentEffect.read_stale_at:type_name -> google.protobuf.Timestamp
-	51, // 8: sallyport.v1.CreateUserResponse.user:type_name -> sallyport.v1.User
-	51, // 9: sallyport.v1.ListUsersResponse.users:type_name -> sallyport.v1.User
-	51, // 10: sallyport.v1.BindAdminResponse.user:type_name -> sallyport.v1.User
-	52, // 11: sallyport.v1.ListGroupsResponse.groups:type_name -> sallyport.v1.Group
-	53, // 12: sallyport.v1.ListProjectsResponse.projects:type_name -> sallyport.v1.Project
-	54, // 13: sallyport.v1.CreateClusterResponse.cluster:type_name -> sallyport.v1.Cluster
-	50, // 14: sallyport.v1.CreateClusterResponse.token_expires_at:type_name -> google.protobuf.Timestamp
+	54, // 3: sallyport.v1.Committed.at:type_name -> google.protobuf.Timestamp
+	54, // 4: sallyport.v1.AgentEffect.last_seen:type_name -> google.protobuf.Timestamp
+	54, // 5: sallyport.v1.AgentEffect.exec_stale_at:type_name -> google.protobuf.Timestamp
+	54, // 6: sallyport.v1.AgentEffect.write_stale_at:type_name -> google.protobuf.Timestamp
+	54, // 7: sallyport.v1.AgentEffect.read_stale_at:type_name -> google.protobuf.Timestamp
+	55, // 8: sallyport.v1.CreateUserResponse.user:type_name -> sallyport.v1.User
+	55, // 9: sallyport.v1.ListUsersResponse.users:type_name -> sallyport.v1.User
+	55, // 10: sallyport.v1.BindAdminResponse.user:type_name -> sallyport.v1.User
+	56, // 11: sallyport.v1.ListGroupsResponse.groups:type_name -> sallyport.v1.Group
+	57, // 12: sallyport.v1.ListProjectsResponse.projects:type_name -> sallyport.v1.Project
+	58, // 13: sallyport.v1.CreateClusterResponse.cluster:type_name -> sallyport.v1.Cluster
+	54, // 14: sallyport.v1.CreateClusterResponse.token_expires_at:type_name -> google.protobuf.Timestamp
 	31, // 15: sallyport.v1.ListClustersResponse.clusters:type_name -> sallyport.v1.ClusterStatus
-	54, // 16: sallyport.v1.ClusterStatus.cluster:type_name -> sallyport.v1.Cluster
+	58, // 16: sallyport.v1.ClusterStatus.cluster:type_name -> sallyport.v1.Cluster
 	32, // 17: sallyport.v1.ClusterStatus.agents:type_name -> sallyport.v1.AgentStatus
-	55, // 18: sallyport.v1.AgentStatus.agent:type_name -> sallyport.v1.Agent
-	50, // 19: sallyport.v1.AgentStatus.last_seen:type_name -> google.protobuf.Timestamp
-	50, // 20: sallyport.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	56, // 21: sallyport.v1.ListRolesResponse.roles:type_name -> sallyport.v1.Role
-	50, // 22: sallyport.v1.CreateGrantRequest.expires_at:type_name -> google.protobuf.Timestamp
-	41, // 23: sallyport.v1.ListGrantsResponse.grants:type_name -> sallyport.v1.GrantView
-	57, // 24: sallyport.v1.GrantView.grant:type_name -> sallyport.v1.Grant
-	45, // 25: sallyport.v1.ListDevicesResponse.devices:type_name -> sallyport.v1.DeviceView
-	58, // 26: sallyport.v1.DeviceView.device:type_name -> sallyport.v1.Device
-	50, // 27: sallyport.v1.DeviceView.session_expires_at:type_name -> google.protobuf.Timestamp
-	50, // 28: sallyport.v1.SearchAuditRequest.since:type_name -> google.protobuf.Timestamp
-	50, // 29: sallyport.v1.SearchAuditRequest.until:type_name -> google.protobuf.Timestamp
+	59, // 18: sallyport.v1.AgentStatus.agent:type_name -> sallyport.v1.Agent
+	54, // 19: sallyport.v1.AgentStatus.last_seen:type_name -> google.protobuf.Timestamp
+	54, // 20: sallyport.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	60, // 21: sallyport.v1.ListRolesResponse.roles:type_name -> sallyport.v1.Role
+	54, // 22: sallyport.v1.CreateGrantRequest.expires_at:type_name -> google.protobuf.Timestamp
+	45, // 23: sallyport.v1.ListGrantsResponse.grants:type_name -> sallyport.v1.GrantView
+	61, // 24: sallyport.v1.GrantView.grant:type_name -> sallyport.v1.Grant
+	49, // 25: sallyport.v1.ListDevicesResponse.devices:type_name -> sallyport.v1.DeviceView
+	62, // 26: sallyport.v1.DeviceView.device:type_name -> sallyport.v1.Device
+	54, // 27: sallyport.v1.DeviceView.session_expires_at:type_name -> google.protobuf.Timestamp
+	54, // 28: sallyport.v1.SearchAuditRequest.since:type_name -> google.protobuf.Timestamp
+	54, // 29: sallyport.v1.SearchAuditRequest.until:type_name -> google.protobuf.Timestamp
 	0,  // 30: sallyport.v1.AdminService.Whoami:input_type -> sallyport.v1.WhoamiRequest
 	5,  // 31: sallyport.v1.AdminService.CreateUser:input_type -> sallyport.v1.CreateUserRequest
 	7,  // 32: sallyport.v1.AdminService.ListUsers:input_type -> sallyport.v1.ListUsersRequest
@@ -3153,43 +3438,47 @@ var file_sallyport_v1_admin_proto_depIdxs = []int32{
 	29, // 48: sallyport.v1.AdminService.ListClusters:input_type -> sallyport.v1.ListClustersRequest
 	33, // 49: sallyport.v1.AdminService.CreateJoinToken:input_type -> sallyport.v1.CreateJoinTokenRequest
 	35, // 50: sallyport.v1.AdminService.DeleteCluster:input_type -> sallyport.v1.DeleteClusterRequest
-	36, // 51: sallyport.v1.AdminService.ListRoles:input_type -> sallyport.v1.ListRolesRequest
-	38, // 52: sallyport.v1.AdminService.CreateGrant:input_type -> sallyport.v1.CreateGrantRequest
-	39, // 53: sallyport.v1.AdminService.ListGrants:input_type -> sallyport.v1.ListGrantsRequest
-	42, // 54: sallyport.v1.AdminService.DeleteGrant:input_type -> sallyport.v1.DeleteGrantRequest
-	43, // 55: sallyport.v1.AdminService.ListDevices:input_type -> sallyport.v1.ListDevicesRequest
-	46, // 56: sallyport.v1.AdminService.RevokeDevice:input_type -> sallyport.v1.RevokeDeviceRequest
-	47, // 57: sallyport.v1.AdminService.SearchAudit:input_type -> sallyport.v1.SearchAuditRequest
-	1,  // 58: sallyport.v1.AdminService.Whoami:output_type -> sallyport.v1.WhoamiResponse
-	6,  // 59: sallyport.v1.AdminService.CreateUser:output_type -> sallyport.v1.CreateUserResponse
-	8,  // 60: sallyport.v1.AdminService.ListUsers:output_type -> sallyport.v1.ListUsersResponse
-	2,  // 61: sallyport.v1.AdminService.DeleteUser:output_type -> sallyport.v1.Effect
-	11, // 62: sallyport.v1.AdminService.SetPassword:output_type -> sallyport.v1.SetPasswordResponse
-	2,  // 63: sallyport.v1.AdminService.SuspendUser:output_type -> sallyport.v1.Effect
-	14, // 64: sallyport.v1.AdminService.ResumeUser:output_type -> sallyport.v1.ResumeUserResponse
-	16, // 65: sallyport.v1.AdminService.BindAdmin:output_type -> sallyport.v1.BindAdminResponse
-	16, // 66: sallyport.v1.AdminService.UnbindAdmin:output_type -> sallyport.v1.BindAdminResponse
-	52, // 67: sallyport.v1.AdminService.CreateGroup:output_type -> sallyport.v1.Group
-	19, // 68: sallyport.v1.AdminService.ListGroups:output_type -> sallyport.v1.ListGroupsResponse
-	52, // 69: sallyport.v1.AdminService.AddMember:output_type -> sallyport.v1.Group
-	2,  // 70: sallyport.v1.AdminService.RemoveMember:output_type -> sallyport.v1.Effect
-	2,  // 71: sallyport.v1.AdminService.DeleteGroup:output_type -> sallyport.v1.Effect
-	53, // 72: sallyport.v1.AdminService.CreateProject:output_type -> sallyport.v1.Project
-	24, // 73: sallyport.v1.AdminService.ListProjects:output_type -> sallyport.v1.ListProjectsResponse
-	26, // 74: sallyport.v1.AdminService.DeleteProject:output_type -> sallyport.v1.DeleteProjectResponse
-	28, // 75: sallyport.v1.AdminService.CreateCluster:output_type -> sallyport.v1.CreateClusterResponse
-	30, // 76: sallyport.v1.AdminService.ListClusters:output_type -> sallyport.v1.ListClustersResponse
-	34, // 77: sallyport.v1.AdminService.CreateJoinToken:output_type -> sallyport.v1.CreateJoinTokenResponse
-	2,  // 78: sallyport.v1.AdminService.DeleteCluster:output_type -> sallyport.v1.Effect
-	37, // 79: sallyport.v1.AdminService.ListRoles:output_type -> sallyport.v1.ListRolesResponse
-	57, // 80: sallyport.v1.AdminService.CreateGrant:output_type -> sallyport.v1.Grant
-	40, // 81: sallyport.v1.AdminService.ListGrants:output_type -> sallyport.v1.ListGrantsResponse
-	2,  // 82: sallyport.v1.AdminService.DeleteGrant:output_type -> sallyport.v1.Effect
-	44, // 83: sallyport.v1.AdminService.ListDevices:output_type -> sallyport.v1.ListDevicesResponse
-	2,  // 84: sallyport.v1.AdminService.RevokeDevice:output_type -> sallyport.v1.Effect
-	48, // 85: sallyport.v1.AdminService.SearchAudit:output_type -> sallyport.v1.AuditRecord
-	58, // [58:86] is the sub-list for method output_type
-	30, // [30:58] is the sub-list for method input_type
+	36, // 51: sallyport.v1.AdminService.RemoveAgent:input_type -> sallyport.v1.RemoveAgentRequest
+	38, // 52: sallyport.v1.AdminService.Why:input_type -> sallyport.v1.WhyRequest
+	40, // 53: sallyport.v1.AdminService.ListRoles:input_type -> sallyport.v1.ListRolesRequest
+	42, // 54: sallyport.v1.AdminService.CreateGrant:input_type -> sallyport.v1.CreateGrantRequest
+	43, // 55: sallyport.v1.AdminService.ListGrants:input_type -> sallyport.v1.ListGrantsRequest
+	46, // 56: sallyport.v1.AdminService.DeleteGrant:input_type -> sallyport.v1.DeleteGrantRequest
+	47, // 57: sallyport.v1.AdminService.ListDevices:input_type -> sallyport.v1.ListDevicesRequest
+	50, // 58: sallyport.v1.AdminService.RevokeDevice:input_type -> sallyport.v1.RevokeDeviceRequest
+	51, // 59: sallyport.v1.AdminService.SearchAudit:input_type -> sallyport.v1.SearchAuditRequest
+	1,  // 60: sallyport.v1.AdminService.Whoami:output_type -> sallyport.v1.WhoamiResponse
+	6,  // 61: sallyport.v1.AdminService.CreateUser:output_type -> sallyport.v1.CreateUserResponse
+	8,  // 62: sallyport.v1.AdminService.ListUsers:output_type -> sallyport.v1.ListUsersResponse
+	2,  // 63: sallyport.v1.AdminService.DeleteUser:output_type -> sallyport.v1.Effect
+	11, // 64: sallyport.v1.AdminService.SetPassword:output_type -> sallyport.v1.SetPasswordResponse
+	2,  // 65: sallyport.v1.AdminService.SuspendUser:output_type -> sallyport.v1.Effect
+	14, // 66: sallyport.v1.AdminService.ResumeUser:output_type -> sallyport.v1.ResumeUserResponse
+	16, // 67: sallyport.v1.AdminService.BindAdmin:output_type -> sallyport.v1.BindAdminResponse
+	16, // 68: sallyport.v1.AdminService.UnbindAdmin:output_type -> sallyport.v1.BindAdminResponse
+	56, // 69: sallyport.v1.AdminService.CreateGroup:output_type -> sallyport.v1.Group
+	19, // 70: sallyport.v1.AdminService.ListGroups:output_type -> sallyport.v1.ListGroupsResponse
+	56, // 71: sallyport.v1.AdminService.AddMember:output_type -> sallyport.v1.Group
+	2,  // 72: sallyport.v1.AdminService.RemoveMember:output_type -> sallyport.v1.Effect
+	2,  // 73: sallyport.v1.AdminService.DeleteGroup:output_type -> sallyport.v1.Effect
+	57, // 74: sallyport.v1.AdminService.CreateProject:output_type -> sallyport.v1.Project
+	24, // 75: sallyport.v1.AdminService.ListProjects:output_type -> sallyport.v1.ListProjectsResponse
+	26, // 76: sallyport.v1.AdminService.DeleteProject:output_type -> sallyport.v1.DeleteProjectResponse
+	28, // 77: sallyport.v1.AdminService.CreateCluster:output_type -> sallyport.v1.CreateClusterResponse
+	30, // 78: sallyport.v1.AdminService.ListClusters:output_type -> sallyport.v1.ListClustersResponse
+	34, // 79: sallyport.v1.AdminService.CreateJoinToken:output_type -> sallyport.v1.CreateJoinTokenResponse
+	2,  // 80: sallyport.v1.AdminService.DeleteCluster:output_type -> sallyport.v1.Effect
+	37, // 81: sallyport.v1.AdminService.RemoveAgent:output_type -> sallyport.v1.RemoveAgentResponse
+	39, // 82: sallyport.v1.AdminService.Why:output_type -> sallyport.v1.WhyResponse
+	41, // 83: sallyport.v1.AdminService.ListRoles:output_type -> sallyport.v1.ListRolesResponse
+	61, // 84: sallyport.v1.AdminService.CreateGrant:output_type -> sallyport.v1.Grant
+	44, // 85: sallyport.v1.AdminService.ListGrants:output_type -> sallyport.v1.ListGrantsResponse
+	2,  // 86: sallyport.v1.AdminService.DeleteGrant:output_type -> sallyport.v1.Effect
+	48, // 87: sallyport.v1.AdminService.ListDevices:output_type -> sallyport.v1.ListDevicesResponse
+	2,  // 88: sallyport.v1.AdminService.RevokeDevice:output_type -> sallyport.v1.Effect
+	52, // 89: sallyport.v1.AdminService.SearchAudit:output_type -> sallyport.v1.AuditRecord
+	60, // [60:90] is the sub-list for method output_type
+	30, // [30:60] is the sub-list for method input_type
 	30, // [30:30] is the sub-list for extension type_name
 	30, // [30:30] is the sub-list for extension extendee
 	0,  // [0:30] is the sub-list for field type_name
@@ -3211,7 +3500,7 @@ func file_sallyport_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_v1_admin_proto_rawDesc), len(file_sallyport_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   49,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

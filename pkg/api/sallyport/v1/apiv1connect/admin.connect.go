@@ -88,6 +88,11 @@ const (
 	// AdminServiceDeleteClusterProcedure is the fully-qualified name of the AdminService's
 	// DeleteCluster RPC.
 	AdminServiceDeleteClusterProcedure = "/sallyport.v1.AdminService/DeleteCluster"
+	// AdminServiceRemoveAgentProcedure is the fully-qualified name of the AdminService's RemoveAgent
+	// RPC.
+	AdminServiceRemoveAgentProcedure = "/sallyport.v1.AdminService/RemoveAgent"
+	// AdminServiceWhyProcedure is the fully-qualified name of the AdminService's Why RPC.
+	AdminServiceWhyProcedure = "/sallyport.v1.AdminService/Why"
 	// AdminServiceListRolesProcedure is the fully-qualified name of the AdminService's ListRoles RPC.
 	AdminServiceListRolesProcedure = "/sallyport.v1.AdminService/ListRoles"
 	// AdminServiceCreateGrantProcedure is the fully-qualified name of the AdminService's CreateGrant
@@ -137,6 +142,12 @@ type AdminServiceClient interface {
 	// ran out unused.
 	CreateJoinToken(context.Context, *connect.Request[v1.CreateJoinTokenRequest]) (*connect.Response[v1.CreateJoinTokenResponse], error)
 	DeleteCluster(context.Context, *connect.Request[v1.DeleteClusterRequest]) (*connect.ServerStreamForClient[v1.Effect], error)
+	// RemoveAgent takes one replica out of service for good: its certificate, its
+	// key and its place in the overlay are refused from then on.
+	RemoveAgent(context.Context, *connect.Request[v1.RemoveAgentRequest]) (*connect.Response[v1.RemoveAgentResponse], error)
+	// Why decides a request that somebody might make, by the policy that their
+	// cluster's agents hold, and says by what.
+	Why(context.Context, *connect.Request[v1.WhyRequest]) (*connect.Response[v1.WhyResponse], error)
 	ListRoles(context.Context, *connect.Request[v1.ListRolesRequest]) (*connect.Response[v1.ListRolesResponse], error)
 	CreateGrant(context.Context, *connect.Request[v1.CreateGrantRequest]) (*connect.Response[v1.Grant], error)
 	ListGrants(context.Context, *connect.Request[v1.ListGrantsRequest]) (*connect.Response[v1.ListGrantsResponse], error)
@@ -284,6 +295,18 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("DeleteCluster")),
 			connect.WithClientOptions(opts...),
 		),
+		removeAgent: connect.NewClient[v1.RemoveAgentRequest, v1.RemoveAgentResponse](
+			httpClient,
+			baseURL+AdminServiceRemoveAgentProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("RemoveAgent")),
+			connect.WithClientOptions(opts...),
+		),
+		why: connect.NewClient[v1.WhyRequest, v1.WhyResponse](
+			httpClient,
+			baseURL+AdminServiceWhyProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("Why")),
+			connect.WithClientOptions(opts...),
+		),
 		listRoles: connect.NewClient[v1.ListRolesRequest, v1.ListRolesResponse](
 			httpClient,
 			baseURL+AdminServiceListRolesProcedure,
@@ -352,6 +375,8 @@ type adminServiceClient struct {
 	listClusters    *connect.Client[v1.ListClustersRequest, v1.ListClustersResponse]
 	createJoinToken *connect.Client[v1.CreateJoinTokenRequest, v1.CreateJoinTokenResponse]
 	deleteCluster   *connect.Client[v1.DeleteClusterRequest, v1.Effect]
+	removeAgent     *connect.Client[v1.RemoveAgentRequest, v1.RemoveAgentResponse]
+	why             *connect.Client[v1.WhyRequest, v1.WhyResponse]
 	listRoles       *connect.Client[v1.ListRolesRequest, v1.ListRolesResponse]
 	createGrant     *connect.Client[v1.CreateGrantRequest, v1.Grant]
 	listGrants      *connect.Client[v1.ListGrantsRequest, v1.ListGrantsResponse]
@@ -466,6 +491,16 @@ func (c *adminServiceClient) DeleteCluster(ctx context.Context, req *connect.Req
 	return c.deleteCluster.CallServerStream(ctx, req)
 }
 
+// RemoveAgent calls sallyport.v1.AdminService.RemoveAgent.
+func (c *adminServiceClient) RemoveAgent(ctx context.Context, req *connect.Request[v1.RemoveAgentRequest]) (*connect.Response[v1.RemoveAgentResponse], error) {
+	return c.removeAgent.CallUnary(ctx, req)
+}
+
+// Why calls sallyport.v1.AdminService.Why.
+func (c *adminServiceClient) Why(ctx context.Context, req *connect.Request[v1.WhyRequest]) (*connect.Response[v1.WhyResponse], error) {
+	return c.why.CallUnary(ctx, req)
+}
+
 // ListRoles calls sallyport.v1.AdminService.ListRoles.
 func (c *adminServiceClient) ListRoles(ctx context.Context, req *connect.Request[v1.ListRolesRequest]) (*connect.Response[v1.ListRolesResponse], error) {
 	return c.listRoles.CallUnary(ctx, req)
@@ -529,6 +564,12 @@ type AdminServiceHandler interface {
 	// ran out unused.
 	CreateJoinToken(context.Context, *connect.Request[v1.CreateJoinTokenRequest]) (*connect.Response[v1.CreateJoinTokenResponse], error)
 	DeleteCluster(context.Context, *connect.Request[v1.DeleteClusterRequest], *connect.ServerStream[v1.Effect]) error
+	// RemoveAgent takes one replica out of service for good: its certificate, its
+	// key and its place in the overlay are refused from then on.
+	RemoveAgent(context.Context, *connect.Request[v1.RemoveAgentRequest]) (*connect.Response[v1.RemoveAgentResponse], error)
+	// Why decides a request that somebody might make, by the policy that their
+	// cluster's agents hold, and says by what.
+	Why(context.Context, *connect.Request[v1.WhyRequest]) (*connect.Response[v1.WhyResponse], error)
 	ListRoles(context.Context, *connect.Request[v1.ListRolesRequest]) (*connect.Response[v1.ListRolesResponse], error)
 	CreateGrant(context.Context, *connect.Request[v1.CreateGrantRequest]) (*connect.Response[v1.Grant], error)
 	ListGrants(context.Context, *connect.Request[v1.ListGrantsRequest]) (*connect.Response[v1.ListGrantsResponse], error)
@@ -672,6 +713,18 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("DeleteCluster")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceRemoveAgentHandler := connect.NewUnaryHandler(
+		AdminServiceRemoveAgentProcedure,
+		svc.RemoveAgent,
+		connect.WithSchema(adminServiceMethods.ByName("RemoveAgent")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceWhyHandler := connect.NewUnaryHandler(
+		AdminServiceWhyProcedure,
+		svc.Why,
+		connect.WithSchema(adminServiceMethods.ByName("Why")),
+		connect.WithHandlerOptions(opts...),
+	)
 	adminServiceListRolesHandler := connect.NewUnaryHandler(
 		AdminServiceListRolesProcedure,
 		svc.ListRoles,
@@ -758,6 +811,10 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceCreateJoinTokenHandler.ServeHTTP(w, r)
 		case AdminServiceDeleteClusterProcedure:
 			adminServiceDeleteClusterHandler.ServeHTTP(w, r)
+		case AdminServiceRemoveAgentProcedure:
+			adminServiceRemoveAgentHandler.ServeHTTP(w, r)
+		case AdminServiceWhyProcedure:
+			adminServiceWhyHandler.ServeHTTP(w, r)
 		case AdminServiceListRolesProcedure:
 			adminServiceListRolesHandler.ServeHTTP(w, r)
 		case AdminServiceCreateGrantProcedure:
@@ -863,6 +920,14 @@ func (UnimplementedAdminServiceHandler) CreateJoinToken(context.Context, *connec
 
 func (UnimplementedAdminServiceHandler) DeleteCluster(context.Context, *connect.Request[v1.DeleteClusterRequest], *connect.ServerStream[v1.Effect]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.DeleteCluster is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) RemoveAgent(context.Context, *connect.Request[v1.RemoveAgentRequest]) (*connect.Response[v1.RemoveAgentResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.RemoveAgent is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) Why(context.Context, *connect.Request[v1.WhyRequest]) (*connect.Response[v1.WhyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.Why is not implemented"))
 }
 
 func (UnimplementedAdminServiceHandler) ListRoles(context.Context, *connect.Request[v1.ListRolesRequest]) (*connect.Response[v1.ListRolesResponse], error) {
