@@ -196,13 +196,15 @@ type record struct {
 }
 
 type event struct {
-	AuditID        string
-	Verb           string
-	SourceIPs      []string
-	User           struct{ Username string }
-	ObjectRef      *struct{ Resource, Namespace, Name, Subresource string }
-	ResponseStatus *struct{ Code int }
-	Ext            struct{ Device, Account, TokenID, Decision, Cluster, CloseReason string }
+	AuditID   string
+	Verb      string
+	SourceIPs []string
+
+	RequestReceivedTimestamp time.Time
+	User                     struct{ Username string }
+	ObjectRef                *struct{ Resource, Namespace, Name, Subresource string }
+	ResponseStatus           *struct{ Code int }
+	Ext                      struct{ Device, Account, TokenID, Decision, Cluster, CloseReason string }
 }
 
 func search(t *testing.T, p *play.Person, args ...string) []record {

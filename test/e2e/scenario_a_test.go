@@ -83,8 +83,21 @@ func TestScenarioAOnboarding(t *testing.T) {
 	if !strings.Contains(r.Stderr, `no cluster "edge-3" is open to you`) {
 		t.Errorf("the refusal is not clear:\n%s", r.Stderr)
 	}
-	if after := len(search(t, alice, "--cluster", "edge-3")); after != before {
-		t.Errorf("edge-3 has %d records, had %d", after, before)
+	// There is no route either: with the certificate that edge-1 accepts, and
+	// edge-3's own overlay address, no connection comes about.
+	if r, err := nadia.Kubectl(t.Context(), "--context", "sallyport/edge-1", "--server", "https://edge-3.sallyport.internal", "--request-timeout=5s", "get", "pods"); err == nil {
+		t.Fatalf("get pods from edge-3's address succeeded:\n%s", r.Stdout)
+	}
+	// Nothing of it reached the agent: once it has shipped all it has (a stop
+	// does that), its log holds no more than before, not even a refusal.
+	if err := w.Clusters["edge-3"].Agent.Stop(); err != nil {
+		t.Error(err)
+	}
+	if err := w.StartAgent(t.Context(), w.Clusters["edge-3"]); err != nil {
+		t.Fatal(err)
+	}
+	if after := search(t, alice, "--cluster", "edge-3"); len(after) != before {
+		t.Errorf("edge-3 has %d records, had %d: %+v", len(after), before, after)
 	}
 }
 

@@ -33,7 +33,8 @@ func TestScenarioBTheTrainee(t *testing.T) {
 		}
 		r := found[0]
 		if r.Intent.User.Username != "shivam" || r.Intent.ObjectRef.Resource != "deployments" || r.Intent.ObjectRef.Name != "nginx" ||
-			r.Intent.ObjectRef.Namespace != "default" || r.Cluster != "edge-1" || r.Outcome.ResponseStatus.Code != 200 || r.Intent.Ext.Device == "" {
+			r.Intent.ObjectRef.Namespace != "default" || r.Cluster != "edge-1" || r.Outcome.ResponseStatus.Code != 200 || r.Intent.Ext.Device == "" ||
+			time.Since(r.Intent.RequestReceivedTimestamp) > time.Hour {
 			t.Errorf("the record is %+v", r)
 		}
 		return nil

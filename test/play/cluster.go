@@ -67,7 +67,16 @@ func (w *World) Import(ctx context.Context, c *Cluster) error {
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return err
 	}
-	r, err := w.Admin(ctx, "", "cluster", "add", "--project", c.Project, "--ceiling", "admin", "--beside", filepath.Join(c.dir, "join-token"), c.Name)
+	// An earlier start may have been interrupted anywhere in here; nothing has
+	// joined yet, so the cluster is added anew.
+	token := filepath.Join(c.dir, "join-token")
+	if err := os.RemoveAll(token); err != nil {
+		return err
+	}
+	if r, err := w.Admin(ctx, "", "cluster", "remove", c.Name); err != nil && !strings.Contains(r.Stderr, "no cluster") {
+		return err
+	}
+	r, err := w.Admin(ctx, "", "cluster", "add", "--project", c.Project, "--ceiling", "admin", "--beside", token, c.Name)
 	if err != nil {
 		return err
 	}

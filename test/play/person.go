@@ -87,8 +87,8 @@ func (p *Person) Login(ctx context.Context) error {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, p.w.bin("sallyport"), "login", "--no-browser", p.w.Coordinator.Login)
 	cmd.Env = append(os.Environ(), p.Env()...)
-	var said strings.Builder
-	cmd.Stdout = &said
+	var printed, said strings.Builder
+	cmd.Stdout = &printed // written by a goroutine of cmd's until Wait
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		return err
@@ -116,7 +116,7 @@ func (p *Person) Login(ctx context.Context) error {
 	rest, readErr := io.ReadAll(stderr)
 	said.Write(rest)
 	if err := errors.Join(browser, readErr, cmd.Wait()); err != nil {
-		return fmt.Errorf("logging in as %s: %w\n%s", p.Name, err, said.String())
+		return fmt.Errorf("logging in as %s: %w\n%s%s", p.Name, err, said.String(), printed.String())
 	}
 	return nil
 }

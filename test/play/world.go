@@ -93,6 +93,9 @@ func New(ctx context.Context, cfg Config) (*World, error) {
 	if err != nil {
 		return nil, err
 	}
+	if w.Hydra.Database == "sqlite" {
+		w.progress("there is no PostgreSQL here, so Hydra runs on SQLite: two logins at the same moment break each other there, so people log in one by one (apt-get install postgresql)")
+	}
 	w.progress("starting the coordinator")
 	if err := w.StartCoordinator(ctx); err != nil {
 		w.Stop()
@@ -184,6 +187,9 @@ func (w *World) Quickstart(ctx context.Context) error {
 	}
 	// 4. Everyone logs in and joins.
 	people, pctx := errgroup.WithContext(ctx)
+	if w.Hydra.Database == "sqlite" {
+		people.SetLimit(1)
+	}
 	for _, name := range quickPeople {
 		people.Go(func() error {
 			w.progress(name + " logs in and joins the overlay")
@@ -197,7 +203,7 @@ func (w *World) Quickstart(ctx context.Context) error {
 	return people.Wait()
 }
 
-// arrive logs in, unless a session from an earlier start still runs, and joins.
+// arrive logs in anew and joins.
 func (p *Person) arrive(ctx context.Context) error {
 	if err := p.Login(ctx); err != nil {
 		return err

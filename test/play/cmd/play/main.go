@@ -30,7 +30,7 @@ func main() {
 		Name: "play", Usage: "a place to play with Sallyport", HideHelpCommand: true,
 		ExitErrHandler: func(*cli.Context, error) {},
 		Commands: []*cli.Command{
-			{Name: "up", Usage: "start it, or say that it runs", Flags: []cli.Flag{dir, bin}, Action: up},
+			{Name: "up", Usage: "start it, or start it again with what is there", Flags: []cli.Flag{dir, bin}, Action: up},
 			{Name: "run", Hidden: true, Flags: []cli.Flag{dir, bin}, Action: supervise},
 			{Name: "down", Usage: "stop and remove it", Flags: []cli.Flag{dir}, Action: down},
 			{
@@ -63,15 +63,20 @@ func up(c *cli.Context) error {
 			return err
 		}
 	}
-	// 2. The supervisor, unless one runs.
+	// 2. The supervisor. One that runs is started again, on the same data: with
+	// the binaries as they are now, and everyone freshly logged in.
 	running, err := held(dir)
 	if err != nil {
 		return err
 	}
-	if !running {
-		if err := launch(c, dir); err != nil {
+	if running {
+		fmt.Fprintln(os.Stderr, "it runs already: starting it again with what is there")
+		if err := stop(c.Context, dir); err != nil {
 			return err
 		}
+	}
+	if err := launch(c, dir); err != nil {
+		return err
 	}
 	// 3. Until it is ready.
 	if err := follow(c.Context, dir); err != nil {
