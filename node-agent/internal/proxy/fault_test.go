@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"strings"
 	"testing"
@@ -28,7 +29,7 @@ func TestFaultInAnyStepLetsNothingThrough(t *testing.T) {
 	}{
 		{"overlay fails", func(w *world) { w.overlay.fail(broken) }, 503},
 		{"overlay knows nobody", func(w *world) { w.overlay.fail(errors.New("no such peer")) }, 503},
-		{"overlay panics", func(w *world) { w.overlay.setPanic() }, 500},
+		{"overlay panics", func(w *world) { w.overlay.setPanic(true) }, 500},
 		{"no policy", func(w *world) { w.policies.current.Store(nil) }, 503},
 		{"policy is stale for reads", func(w *world) { w.policies.stale.Store(int32(policy.Read)) }, 503},
 		{"policy panics", func(w *world) { w.policies.panicking.Store(true) }, 500},
@@ -55,10 +56,7 @@ func TestFaultInAnyStepLetsNothingThrough(t *testing.T) {
 			w := newWorld(t)
 			p := w.person("alice", "cluster-admin")
 			// The connections stand before the fault, so that it hits the request.
-			conn, err := w.dial(t, p, "http/1.1")
-			must(t, err)
-			upgrade, err := w.dial(t, p, "http/1.1")
-			must(t, err)
+			conn, upgrade := w.standing(t, p), w.standing(t, p)
 			f.fault(w)
 			for _, c := range []struct {
 				name string
@@ -81,11 +79,45 @@ func TestFaultInAnyStepLetsNothingThrough(t *testing.T) {
 			}
 			w.upstream.untouched(t)
 			for i := range 2 {
-				if e := w.log.outcome(t, i); e.ResponseStatus.Code != int32(f.code) {
+				if e := w.log.outcome(t, 2+i); e.ResponseStatus.Code != int32(f.code) {
 					t.Errorf("outcome %+v", e)
 				}
 			}
 		})
+	}
+}
+
+// standing is a connection that has had its first answer, so that the server's
+// end of the handshake is behind it too.
+func (w *world) standing(t *testing.T, p *person) *tls.Conn {
+	t.Helper()
+	_, before := w.log.counts()
+	c, err := w.dial(t, p, "http/1.1")
+	must(t, err)
+	_, err = c.Write([]byte("GET /not//canonical HTTP/1.1\r\nHost: x\r\n\r\n"))
+	must(t, err)
+	if s := readStatus(t, readResponse(t, c)); s.Code != 400 {
+		t.Fatalf("answer %+v", s)
+	}
+	w.log.outcome(t, before)
+	return c
+}
+
+// A panic of WhoIs in the handshake fails the handshake, not the agent.
+func TestPanicInTheHandshakeFailsItAlone(t *testing.T) {
+	w := newWorld(t)
+	p := w.person("alice", "cluster-admin")
+	conn := w.standing(t, p)
+	w.overlay.setPanic(true)
+	if res, err := w.client(p, "h2").Get(w.url(pods)); err == nil {
+		res.Body.Close()
+		t.Errorf("answer %d", res.StatusCode)
+	}
+	w.overlay.setPanic(false)
+	_, err := conn.Write([]byte("GET " + pods + " HTTP/1.1\r\nHost: x\r\n\r\n"))
+	must(t, err)
+	if res := readResponse(t, conn); res.StatusCode != 200 {
+		t.Errorf("the connection that stood: answer %d", res.StatusCode)
 	}
 }
 

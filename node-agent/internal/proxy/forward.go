@@ -91,6 +91,9 @@ var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 func (x *exchange) relay(res *http.Response) *refusal {
 	responseHeaders(x.w.Header(), res.Header)
 	x.w.Header().Set("Audit-Id", x.id)
+	if len(res.Trailer) > 0 {
+		x.w.Header().Del("Content-Length") // HTTP/1.1 has room for trailers only behind chunks
+	}
 	if _, sent := res.Header["Content-Type"]; !sent {
 		x.w.Header()["Content-Type"] = nil // or net/http would guess one
 	}
@@ -98,7 +101,7 @@ func (x *exchange) relay(res *http.Response) *refusal {
 	x.code = res.StatusCode
 	x.w.WriteHeader(res.StatusCode)
 
-	flush := x.reading.streams || res.ContentLength < 0
+	flush := x.reading.streams || res.ContentLength < 0 || len(res.Trailer) > 0
 	if flush {
 		x.rc.Flush()
 	}
@@ -123,6 +126,7 @@ func (x *exchange) relay(res *http.Response) *refusal {
 			break
 		}
 		if err != nil {
+			x.tellLog(last)
 			return x.broken(last == '\n' && x.tellWatch(res))
 		}
 	}
@@ -170,4 +174,20 @@ func (x *exchange) tellWatch(res *http.Response) bool {
 	n, err := x.w.Write(append(event, '\n'))
 	x.out.Add(int64(n))
 	return err == nil && x.rc.Flush() == nil
+}
+
+// tellLog gives a followed log that was cut a last line that says why. The
+// stream is aborted after it all the same: the log itself goes on.
+func (x *exchange) tellLog(last byte) {
+	why := x.entry.ended()
+	if why == nil || !x.reading.streams || x.reading.attrs.Subresource != "log" || x.code != http.StatusOK {
+		return
+	}
+	line := x.status(why).Message + "\n"
+	if last != '\n' {
+		line = "\n" + line
+	}
+	n, _ := io.WriteString(x.w, line)
+	x.out.Add(int64(n))
+	x.rc.Flush()
 }

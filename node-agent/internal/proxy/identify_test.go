@@ -86,7 +86,9 @@ func TestHandshakeIsTLS13WithoutResumption(t *testing.T) {
 		c, err := tls.DialWithDialer(dialer(p), "tcp", w.addr, cfg)
 		must(t, err)
 		io.WriteString(c, "GET "+pods+" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-		io.ReadAll(c)
+		if answer, _ := io.ReadAll(c); !strings.HasPrefix(string(answer), "HTTP/1.1 200 ") {
+			t.Errorf("answer %q", answer)
+		}
 		if c.ConnectionState().DidResume {
 			t.Error("a session was resumed")
 		}

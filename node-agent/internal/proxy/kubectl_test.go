@@ -282,7 +282,7 @@ func TestRevokedUserLosesEverythingThatKubectlRuns(t *testing.T) {
 	}
 	begin("exec over WebSocket", "hello", true, "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true", "exec", "-n", ns, "web", "-i", "--", "cat")
 	begin("exec over SPDY", "hello", true, "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false", "exec", "-n", ns, "web", "-i", "--", "cat")
-	begin("logs -f", "started", false, "X=", "logs", "-f", "-n", ns, "web")
+	begin("logs -f", "started", true, "X=", "logs", "-f", "-n", ns, "web")
 	begin("get -w", "NAME", true, "X=", "get", "pods", "-w", "-n", ns)
 	begin("port-forward", "Forwarding", false, "X=", "port-forward", "-n", ns, "--address=127.0.0.1", "pod/web", ":8080")
 

@@ -2,10 +2,8 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -122,11 +120,6 @@ func (e *entry) finish() {
 	}
 }
 
-var errCut = errors.New("access ended while the request ran")
-
-// lastWords is how long a client that reads gets to be told why its stream ends.
-const lastWords = 150 * time.Millisecond
-
 // end stops the request: before its first upstream byte for good, later by
 // cancelling what goes on upstream and closing an upgrade's upstream end. It
 // returns false where there was nothing left to end.
@@ -185,84 +178,4 @@ func (e *entry) running() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.forwarding && !e.finished
-}
-
-// Cut decides every registered request again by pol, which must be in force
-// already, and ends those that are no longer allowed: a request in an early step
-// will not be forwarded, one upstream is cancelled, upgrades lose both
-// connections. It returns how many once they have ended.
-func (p *Proxy) Cut(pol *policy.Policy) int {
-	return p.cut(func(e *entry) *refusal { return p.checkEntry(pol, e) })
-}
-
-func (p *Proxy) cut(check func(*entry) *refusal) int {
-	var ended []*entry
-	for _, e := range p.requests.all() {
-		if why := p.guarded(check, e); why != nil && e.end(why) {
-			ended = append(ended, e)
-		}
-	}
-	deadline := time.NewTimer(lastWords + 50*time.Millisecond)
-	defer deadline.Stop()
-	patient := true
-	for _, e := range ended {
-		if !e.running() {
-			continue // it has not begun and now never will
-		}
-		if patient {
-			select {
-			case <-e.done:
-				continue
-			case <-deadline.C:
-				patient = false
-			}
-		}
-		e.kill()
-		<-e.done
-	}
-	return len(ended)
-}
-
-// guarded takes a check that panics for one that refuses.
-func (p *Proxy) guarded(check func(*entry) *refusal, e *entry) (why *refusal) {
-	defer func() {
-		if v := recover(); v != nil {
-			p.log.Error("deciding a running request again panicked", "panic", v, "stack", string(debug.Stack()))
-			why = internal()
-		}
-	}()
-	return check(e)
-}
-
-// checkEntry decides a registered request again.
-func (p *Proxy) checkEntry(pol *policy.Policy, e *entry) *refusal {
-	if bad := p.checkSession(pol, e.conn); bad != nil {
-		return bad
-	}
-	if d := pol.Decide(e.attrs); !d.Allowed {
-		return denied(d)
-	}
-	return nil
-}
-
-// watchOver ends, once a second, what time alone takes away: sessions and
-// grants that run out, and policies that go stale.
-func (p *Proxy) watchOver(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if n := p.cut(func(e *entry) *refusal {
-			if bad := p.checkEntry(p.cfg.Policies.Current(), e); bad != nil {
-				return bad
-			}
-			return p.checkFresh(e.attrs, e.streams)
-		}); n > 0 {
-			p.log.Info("ended requests whose access ran out", "requests", n)
-		}
-	}
 }
