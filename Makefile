@@ -41,12 +41,13 @@ parts: needs ## build the real Kubernetes, Hydra and kubectl that tests run on (
 	@$(GO) run ./test/parts/cmd/parts build all
 
 .PHONY: test
-test: parts ## all tests, on real parts, with the race detector
+test: needs-test parts ## all tests, on real parts, with the race detector
 	@$(MAKE) -s check-generated
-	@$(GO) test -race -timeout 20m ./...
+	@CGO_ENABLED=0 $(GO) -C test/devcluster test -trimpath ./internal/node
+	@$(GO) test -race -timeout 30m ./...
 
 .PHONY: test-long
-test-long: parts ## the longer proofs
+test-long: needs-test parts ## the longer proofs
 	@$(GO) test -race -timeout 60m -tags long ./...
 
 .PHONY: bench
@@ -73,5 +74,8 @@ lint: ## gofumpt, vet, staticcheck, errcheck, tidy
 
 .PHONY: needs
 needs:
-	@command -v $(GO) >/dev/null || { echo "error: Go is missing: install Go 1.26.8" >&2; exit 1; }
-	@command -v gcc >/dev/null || { echo "error: gcc is missing: apt-get install gcc" >&2; exit 1; }
+	@GO=$(GO) scripts/needs
+
+.PHONY: needs-test
+needs-test:
+	@GO=$(GO) scripts/needs test

@@ -38,7 +38,7 @@ func (a *App) PublicProxy() (http.Handler, error) {
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
 			r.Out.Host = a.url.Host
-			// TLS ended here (Hydra: serve.tls.allow_termination_from). What a
+			// TLS ended here (the issuer is https). What a
 			// client says of this, Rewrite has dropped already.
 			r.Out.Header.Set("X-Forwarded-Proto", "https")
 			r.Out.Header.Set("X-Forwarded-Host", a.url.Host)
