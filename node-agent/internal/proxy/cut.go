@@ -14,6 +14,10 @@ var errCut = errors.New("access ended while the request ran")
 // lastWords is how long a client that reads gets to be told why its stream ends.
 const lastWords = 150 * time.Millisecond
 
+// overdueAfter is how long a request may take to end once its client's end is
+// closed. It takes none; this only keeps a fault in one from holding up others.
+const overdueAfter = time.Second
+
 // Cut decides every registered request again by pol, which must be in force
 // already, and ends those that are no longer allowed: a request in an early step
 // will not be forwarded, one upstream is cancelled, upgrades lose both
@@ -29,23 +33,39 @@ func (p *Proxy) cut(check func(*entry) *refusal) int {
 			ended = append(ended, e)
 		}
 	}
+	// 1. A moment for last words, for all of them together.
 	deadline := time.NewTimer(lastWords + 50*time.Millisecond)
 	defer deadline.Stop()
-	patient := true
-	for _, e := range ended {
-		if !e.running() {
+	for patient, left := true, ended; patient && len(left) > 0; left = left[1:] {
+		if !left[0].running() {
 			continue // it has not begun and now never will
 		}
-		if patient {
-			select {
-			case <-e.done:
-				continue
-			case <-deadline.C:
-				patient = false
-			}
+		select {
+		case <-left[0].done:
+		case <-deadline.C:
+			patient = false
 		}
+	}
+	// 2. Then the clients' ends go, all of them before any is waited for: one that
+	// clings to its stream must not keep another's open.
+	for _, e := range ended {
 		e.kill()
-		<-e.done
+	}
+	overdue := time.NewTimer(overdueAfter)
+	defer overdue.Stop()
+	for i, e := range ended {
+		if !e.running() {
+			continue
+		}
+		select {
+		case <-e.done:
+		case <-overdue.C:
+			// Nothing passes any more: its context has ended and both sides are
+			// closed. That its goroutine has not noticed is a fault of ours, and no
+			// reason to leave others without their cut.
+			p.log.Error("requests that were cut do not end", "requests", len(ended)-i)
+			return len(ended)
+		}
 	}
 	return len(ended)
 }

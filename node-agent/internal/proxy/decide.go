@@ -9,7 +9,7 @@ import (
 func (x *exchange) decide() *refusal {
 	pol := x.p.cfg.Policies.Current()
 	if pol == nil {
-		return unavailable("this cluster's agent holds no policy yet; try again in a moment")
+		return soon("this cluster's agent holds no policy yet")
 	}
 	if bad := x.p.checkFresh(x.reading.attrs, x.reading.streams); bad != nil {
 		return bad

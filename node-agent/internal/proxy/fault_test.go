@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -182,5 +183,26 @@ func TestNewRefusesToHoldNothing(t *testing.T) {
 	}
 	if _, err := proxy.New(t.Context(), good); err == nil {
 		t.Error("New did without a serving certificate")
+	}
+}
+
+// A write that the apiserver did not answer may have been done. It is sent once,
+// and nothing tells client-go to send it again.
+func TestUnansweredWriteIsSentOnce(t *testing.T) {
+	for _, proto := range []string{"h1", "h2"} {
+		w := newWorld(t)
+		w.upstream.answer(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+		p := w.person("alice", "cluster-admin")
+		for i, method := range []string{"POST", "DELETE", "PATCH"} {
+			req, _ := http.NewRequest(method, w.url(pods+"/p"), strings.NewReader("{}"))
+			res, err := w.client(p, proto).Do(req)
+			must(t, err)
+			if s := readStatus(t, res); s.Code != 503 || res.Header.Get("Retry-After") != "" || !strings.Contains(s.Message, "not known") {
+				t.Errorf("%s by %s: %+v", method, proto, s)
+			}
+			if n := len(w.upstream.all()); n != i+1 {
+				t.Errorf("%s by %s: sent %d times", method, proto, n-i)
+			}
+		}
 	}
 }

@@ -83,7 +83,7 @@ func (x *exchange) identify(r interface{ Context() context.Context }) *refusal {
 		return unauthorized("the client certificate is not this device's: run 'sallyport login' on this device")
 	case err != nil:
 		x.p.log.Error("overlay cannot identify a peer", "remote", conn.remote.Addr(), "error", err)
-		return unavailable("the overlay cannot say whose device this is; try again in a moment")
+		return soon("the overlay cannot say whose device this is")
 	}
 	return x.p.checkSession(x.p.cfg.Policies.Current(), conn)
 }
@@ -99,7 +99,7 @@ func (p *Proxy) checkSession(pol *policy.Policy, conn *connection) *refusal {
 		return unauthorized("your certificate's issuer is no longer trusted: run 'sallyport login'")
 	}
 	if pol == nil {
-		return unavailable("this cluster's agent holds no policy yet; try again in a moment")
+		return soon("this cluster's agent holds no policy yet")
 	}
 	// A review of one's own rights is allowed to everyone who may do anything
 	// here, so what refuses it is about the person, device or session.

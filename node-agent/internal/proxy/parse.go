@@ -132,8 +132,9 @@ func (q *reading) resolve(query url.Values) *refusal {
 		q.attrs.Verb = "create"
 		q.command = query["command"]
 	}
+	follow, _ := boolean(query, "follow") // checkQuery has refused what is odd
 	q.streams = q.verb == "watch" || q.upgrade != "" || q.proxied ||
-		(q.attrs.Subresource == "log" && isTrue(query.Get("follow")))
+		(q.attrs.Subresource == "log" && follow == "true")
 	q.review = reviewOf(q.attrs)
 	return nil
 }

@@ -179,7 +179,7 @@ func (p *Proxy) shutDown() {
 	for srv := range p.servers {
 		srv.Close()
 	}
-	p.requests.endAll(unavailable("the agent is stopping; try again in a moment"))
+	p.requests.endAll(unavailable("the agent is stopping; try again in a moment")) // not soon: some may have been acted on
 	p.upstream.close()
 }
 

@@ -30,21 +30,27 @@ func checkQuery(query url.Values) (watch string, bad *refusal) {
 			return "", badRequest("the query parameter '" + name + "' is repeated")
 		}
 	}
-	if values := query["watch"]; len(values) == 1 {
-		// Kubernetes takes everything that is not false for true, an empty value too.
-		switch strings.ToLower(values[0]) {
-		case "true", "1":
-			return "true", nil
-		case "false", "0":
-			return "false", nil
-		}
-		return "", badRequest("the query parameter 'watch' must be true or false")
+	if _, bad := boolean(query, "follow"); bad != nil {
+		return "", bad
 	}
-	return "", nil
+	return boolean(query, "watch")
 }
 
-func isTrue(value string) bool {
-	return value == "1" || strings.EqualFold(value, "true")
+// boolean reads a parameter that decides whether a request is a stream, and of
+// which Kubernetes takes everything that is not false for true, an empty value
+// too: what is neither plainly is refused.
+func boolean(query url.Values, name string) (value string, bad *refusal) {
+	values, given := query[name]
+	if !given {
+		return "", nil
+	}
+	switch strings.ToLower(values[0]) {
+	case "true", "1":
+		return "true", nil
+	case "false", "0":
+		return "false", nil
+	}
+	return "", badRequest("the query parameter '" + name + "' must be true or false")
 }
 
 // readSelection reads what Kubernetes takes from the query of a request for many

@@ -28,6 +28,11 @@ func (w *world) dial(t testing.TB, p *person, proto string) (*tls.Conn, error) {
 	return tc, tc.Handshake()
 }
 
+// dialQuietly is dial for callers that take a refusal in their stride.
+func (w *world) dialQuietly(p *person) (*tls.Conn, error) {
+	return tls.DialWithDialer(dialer(p), "tcp", w.addr, w.tlsConfig(p, "http/1.1"))
+}
+
 // rawH1 sends bytes on an HTTP/1.1 connection and reads one answer; nil means
 // that the connection was closed without one.
 func (w *world) rawH1(t testing.TB, p *person, bytes string) (*http.Response, *bufio.Reader, *tls.Conn) {

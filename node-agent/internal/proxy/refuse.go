@@ -69,8 +69,18 @@ func denied(d policy.Decision) *refusal {
 	}
 }
 
+// unavailable is a no that has nothing to do with the person. It says nothing
+// of trying again: client-go obeys a Retry-After by sending the same request up
+// to ten times more, a write too, and whether that is right is the person's to say.
 func unavailable(message string) *refusal {
-	return &refusal{code: http.StatusServiceUnavailable, reason: metav1.StatusReasonServiceUnavailable, message: message, retryAfter: 1}
+	return &refusal{code: http.StatusServiceUnavailable, reason: metav1.StatusReasonServiceUnavailable, message: message}
+}
+
+// soon is an unavailable that is known to pass, of a request that reached nobody.
+func soon(message string) *refusal {
+	f := unavailable(message + "; try again in a moment")
+	f.retryAfter = 1
+	return f
 }
 
 func tooMany(message string) *refusal {

@@ -151,6 +151,9 @@ func (e *entry) kill() {
 		e.client.Close()
 	case e.forwarding:
 		e.rc.SetWriteDeadline(time.Unix(1, 0))
+		// A body that the client has stopped sending would keep the request upstream
+		// from being given up: closing it waits for the read that is under way.
+		e.rc.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 

@@ -60,6 +60,37 @@ func TestStalledClientsCannotHoldUpACut(t *testing.T) {
 	}
 }
 
+// A client that has stopped sending its body must not be able to either, nor keep
+// the access of others standing.
+func TestUnsentBodiesCannotHoldUpACut(t *testing.T) {
+	for _, transport := range []string{"h1", "h2"} {
+		t.Run(transport, func(t *testing.T) {
+			w := newWorld(t)
+			arrived := make(chan struct{}, 2)
+			w.upstream.answer(func(rw http.ResponseWriter, r *http.Request) {
+				arrived <- struct{}{}
+				io.Copy(io.Discard, r.Body)
+			})
+			mallory, alice := w.person("mallory", "edit"), w.person("alice", "edit")
+			for _, p := range []*person{mallory, alice} {
+				unsent, hold := io.Pipe() // never written to
+				defer hold.Close()
+				req, _ := http.NewRequestWithContext(t.Context(), "POST", w.url(pods), unsent)
+				req.ContentLength = 100
+				req.Header.Set("X-Test-Stream-Body", "1")
+				go func() {
+					if res, err := w.client(p, transport).Do(req); err == nil {
+						res.Body.Close()
+					}
+				}()
+				<-arrived
+			}
+			w.cut(t, mallory, 1)
+			w.cut(t, alice, 1)
+		})
+	}
+}
+
 // Clients that do not read hold what is theirs, and nobody else's answers:
 // everybody's streams share the connections to the apiserver.
 func TestStalledClientsDoNotStarveOthers(t *testing.T) {
