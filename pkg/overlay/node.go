@@ -53,8 +53,7 @@ func Join(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	if err := n.Ready(ctx); err != nil {
-		n.Close()
-		return nil, err
+		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
 }
@@ -113,7 +112,7 @@ func (n *Node) Ready(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("waiting for the overlay: %w", err)
 	}
-	defer w.Close()
+	defer func() { _ = w.Close() }() // a watch has nothing to lose
 	for {
 		ev, err := w.Next()
 		switch {

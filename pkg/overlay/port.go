@@ -33,8 +33,10 @@ func choosePort(dir string) (uint16, error) {
 	if err != nil {
 		return 0, fmt.Errorf("finding a port for the overlay: %w", err)
 	}
-	defer conn.Close()
 	port := uint16(conn.LocalAddr().(*net.UDPAddr).Port)
+	if err := conn.Close(); err != nil {
+		return 0, fmt.Errorf("finding a port for the overlay: %w", err)
+	}
 	if err := os.WriteFile(name, fmt.Appendf(nil, "%d\n", port), 0o600); err != nil {
 		return 0, fmt.Errorf("keeping the overlay's port: %w", err)
 	}

@@ -89,20 +89,24 @@ func trustRoot(rootPEM []byte) error {
 	if !pool.AppendCertsFromPEM(rootPEM) {
 		return errors.New("the private root holds no certificate in PEM")
 	}
-	before, had := os.LookupEnv("GODEBUG")
-	os.Setenv("GODEBUG", strings.TrimPrefix(before+",x509usefallbackroots=1", ","))
-	defer func() {
-		if had {
-			os.Setenv("GODEBUG", before)
-		} else {
-			os.Unsetenv("GODEBUG")
-		}
-	}()
-	if err := setFallbackRoots(pool); err != nil {
+	if err := withGODEBUG("x509usefallbackroots=1", func() error { return setFallbackRoots(pool) }); err != nil {
 		return err
 	}
 	process.root = sum
 	return nil
+}
+
+// withGODEBUG calls f while the setting is added to GODEBUG.
+func withGODEBUG(setting string, f func() error) error {
+	before, had := os.LookupEnv("GODEBUG")
+	if err := os.Setenv("GODEBUG", strings.TrimPrefix(before+","+setting, ",")); err != nil {
+		return fmt.Errorf("setting GODEBUG: %w", err)
+	}
+	err := f()
+	if had {
+		return errors.Join(err, os.Setenv("GODEBUG", before))
+	}
+	return errors.Join(err, os.Unsetenv("GODEBUG"))
 }
 
 // setFallbackRoots turns the panic of a second call, which means that another

@@ -32,7 +32,7 @@ func (n *Node) follow(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	defer w.Close()
+	defer func() { _ = w.Close() }() // a watch has nothing to lose
 	for {
 		ev, err := w.Next()
 		if err != nil {

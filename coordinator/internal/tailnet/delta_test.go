@@ -139,20 +139,16 @@ func (w *world) step() {
 	case 3:
 		delete(w.top.Reach, dev)
 	case 4, 5:
-		w.nextID++
-		machine := key.NewMachine().Public()
+		rec := record{Member: who, Machine: key.NewMachine().Public(), Version: 142, Created: w.clock}
 		if n := w.nodes[who]; n != nil && w.rng.IntN(2) == 0 {
-			machine = n.Machine // only a new node key
-			w.nextID--
-			w.mu.Lock()
-			rec := n.record
-			rec.Node = key.NewNode().Public()
-			w.adopt(rec)
-			w.mu.Unlock()
-			break
+			rec = n.record // only a new node key
+		} else {
+			w.nextID++
+			rec.ID, rec.IPv4 = w.nextID, nth(uint32(w.nextID))
 		}
+		rec.Node = key.NewNode().Public()
 		w.mu.Lock()
-		w.adopt(record{Member: who, ID: w.nextID, Machine: machine, Node: key.NewNode().Public(), IPv4: nth(uint32(w.nextID)), Version: 142, Created: w.clock})
+		w.adopt(rec)
 		w.mu.Unlock()
 	case 6:
 		if n := w.nodes[who]; n != nil {

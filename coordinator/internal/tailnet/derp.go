@@ -3,7 +3,6 @@ package tailnet
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -165,7 +164,7 @@ func (r *relay) drop(keys []key.NodePublic) {
 	defer r.mu.Unlock()
 	for _, k := range keys {
 		for c := range r.conns[k] {
-			go c.Close()
+			go func() { _ = c.Close() }() // it was refused; what is left of it does not matter
 		}
 	}
 }
@@ -185,6 +184,5 @@ func (s *Server) serveBootstrapDNS(w http.ResponseWriter, r *http.Request) {
 			answer[host] = addrs
 		}
 	}
-	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(answer)
+	reply(w, answer)
 }

@@ -52,12 +52,16 @@ func (f *frameWriter) sendKeepAlive() error {
 func (f *frameWriter) write(payload []byte) error {
 	// The deadline resets the stream when it passes, written or not, so it is
 	// taken away again between frames.
-	f.rc.SetWriteDeadline(time.Now().Add(writeTime))
-	defer f.rc.SetWriteDeadline(time.Time{})
+	if err := f.rc.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
+		return err
+	}
 	frame := make([]byte, 4, 4+len(payload))
 	binary.LittleEndian.PutUint32(frame, uint32(len(payload)))
 	if _, err := f.w.Write(append(frame, payload...)); err != nil {
 		return err
 	}
-	return f.rc.Flush()
+	if err := f.rc.Flush(); err != nil {
+		return err
+	}
+	return f.rc.SetWriteDeadline(time.Time{})
 }

@@ -2,6 +2,7 @@ package tailnet
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -41,14 +42,15 @@ func FuzzControlRequests(f *testing.F) {
 		if enrolled {
 			machine = caller.machine.Public()
 		}
-		h := m.machineHandler(machine)
+		h := m.machineHandler()
+		ctx := context.WithValue(t.Context(), machineKey{}, machine)
 		for _, path := range []string{"/machine/register", "/machine/map"} {
 			var req tailcfg.MapRequest
 			if json.Unmarshal(body, &req) == nil && req.Stream {
 				continue // stays open
 			}
 			w := httptest.NewRecorder()
-			h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, path, bytes.NewReader(body)))
+			h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodPost, path, bytes.NewReader(body)))
 			if w.Code >= 500 {
 				t.Errorf("%s: %d %s", path, w.Code, w.Body)
 			}
@@ -90,7 +92,7 @@ func FuzzRelayAdmission(f *testing.F) {
 		c := &relayConn{Conn: nopConn{}, relay: r}
 		out, err := io.ReadAll(&admission{r: bytes.NewReader(b), conn: c})
 		admitted := len(b) >= infoHead && b[0] == frameClientInfo && bytes.Equal(b[5:infoHead], good[5:])
-		if admitted != (err == nil) || admitted && !bytes.Equal(out, b) || !admitted && len(out) > 0 {
+		if admitted && (err != nil || !bytes.Equal(out, b)) || !admitted && len(out) > 0 {
 			t.Errorf("admitted %v, %d bytes through of %d, %v", admitted, len(out), len(b), err)
 		}
 		c.Close()

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/net/http2"
+	"tailscale.com/control/controlbase"
 	"tailscale.com/control/controlhttp/controlhttpserver"
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
@@ -33,57 +33,106 @@ const (
 
 // serveKey tells clients the server's Noise key, over TLS.
 func (s *Server) serveKey(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(tailcfg.OverTLSPublicKeyResponse{PublicKey: s.noise.Public()})
+	reply(w, tailcfg.OverTLSPublicKeyResponse{PublicKey: s.noise.Public()})
 }
 
-// serveNoise turns the connection into HTTP/2 inside Noise, where the client's
-// machine key is proven, and serves it until it closes.
+// serveNoise does the Noise handshake, which proves the client's machine key, and
+// hands the connection to the inner server.
 func (s *Server) serveNoise(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost || !strings.EqualFold(r.Header.Get("Upgrade"), "tailscale-control-protocol") {
 		http.Error(w, "this is the overlay's control protocol, for nodes only", http.StatusUpgradeRequired)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), handshakeTime)
+	defer cancel()
 	conn, err := controlhttpserver.AcceptHTTP(ctx, hijacker{w}, r, s.noise, nil)
-	cancel()
 	if err != nil {
 		s.log.Debug("control handshake failed", "remote", r.RemoteAddr, "error", err)
 		return
 	}
-	defer conn.Close()
-	stop := context.AfterFunc(s.ctx, func() { conn.Close() })
-	defer stop()
-	h2 := &http2.Server{
-		MaxConcurrentStreams:         16, // a client has one stream open and sends a few posts
-		MaxReadFrameSize:             64 << 10,
-		MaxUploadBufferPerConnection: maxRequest,
-		MaxUploadBufferPerStream:     64 << 10,
-		IdleTimeout:                  2 * time.Minute,
-		ReadIdleTimeout:              time.Minute, // then a ping, so that a host that vanished is offline soon
-		PingTimeout:                  15 * time.Second,
-		WriteByteTimeout:             writeTime,
-	}
-	h2.ServeConn(conn, &http2.ServeConnOpts{
-		Context:    s.ctx,
-		BaseConfig: &http.Server{ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), MaxHeaderBytes: 16 << 10},
-		Handler:    s.machineHandler(conn.Peer()),
-	})
+	s.accepted.hand(conn)
 }
 
+// machineKey is where a request's context has the machine key that Noise proved.
+type machineKey struct{}
+
+// innerServer serves HTTP/2 on connections whose Noise handshake is done.
+func (s *Server) innerServer() *http.Server {
+	h2c := new(http.Protocols)
+	h2c.SetUnencryptedHTTP2(true) // in the clear only to net/http: Noise is around it
+	return &http.Server{
+		Handler:   s.machineHandler(),
+		Protocols: h2c,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, machineKey{}, c.(*controlbase.Conn).Peer())
+		},
+		ReadHeaderTimeout: requestTime,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          16, // a client has one stream open and sends a few posts
+			MaxReadFrameSize:              64 << 10,
+			MaxReceiveBufferPerConnection: maxRequest,
+			MaxReceiveBufferPerStream:     64 << 10,
+			SendPingTimeout:               time.Minute, // so that a host that vanished is offline soon
+			PingTimeout:                   15 * time.Second,
+			WriteByteTimeout:              writeTime,
+		},
+	}
+}
+
+// handover is a listener whose connections are handed to it.
+type handover struct {
+	conns chan net.Conn
+	ctx   context.Context
+}
+
+func (h *handover) hand(c net.Conn) {
+	select {
+	case h.conns <- c:
+	case <-h.ctx.Done():
+		c.Close()
+	}
+}
+
+func (h *handover) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.ctx.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+func (h *handover) Close() error   { return nil }
+func (h *handover) Addr() net.Addr { return &net.TCPAddr{} }
+
 // machineHandler serves what a machine may ask, once Noise has proven its key.
-func (s *Server) machineHandler(machine key.MachinePublic) http.Handler {
+func (s *Server) machineHandler() http.Handler {
+	as := func(serve func(http.ResponseWriter, *http.Request, key.MachinePublic)) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			serve(w, r, r.Context().Value(machineKey{}).(key.MachinePublic))
+		}
+	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /machine/register", func(w http.ResponseWriter, r *http.Request) {
-		s.serveRegister(w, r, machine)
-	})
-	mux.HandleFunc("POST /machine/map", func(w http.ResponseWriter, r *http.Request) {
-		s.serveMap(w, r, machine)
-	})
+	mux.HandleFunc("POST /machine/register", as(s.serveRegister))
+	mux.HandleFunc("POST /machine/map", as(s.serveMap))
 	mux.HandleFunc("/machine/", func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not offered on this overlay", http.StatusNotImplemented)
 	})
 	return mux
+}
+
+// reply answers with JSON.
+func reply(w http.ResponseWriter, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		http.Error(w, "encoding the answer failed", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Write(b)
 }
 
 // requestError is a request that is answered with a status and a sentence.
@@ -112,7 +161,10 @@ func (s *Server) answerError(w http.ResponseWriter, err error) {
 
 // readRequest reads and decodes the body of a request inside Noise.
 func readRequest(w http.ResponseWriter, r *http.Request, v any) error {
-	http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTime))
+	err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTime))
+	if err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return refuse(http.StatusBadRequest, "reading the request: %v", err)
+	}
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
 	var tooBig *http.MaxBytesError
 	switch {

@@ -54,14 +54,14 @@ func (s *Server) serveMap(w http.ResponseWriter, r *http.Request, machine key.Ma
 	case req.Stream:
 		s.introduce(n, &req)
 		s.stream(r.Context(), n, req.NodeKey, frames)
-	case !req.ReadOnly && req.OmitPeers:
+	case req.OmitPeers:
 		s.report(n, &req)
 		w.WriteHeader(http.StatusOK)
 	default:
-		if !req.ReadOnly {
-			s.report(n, &req)
+		s.report(n, &req)
+		if err := frames.send(s.view(n, req.NodeKey).since(nil, s)); err != nil {
+			s.log.Debug("sending a map failed", "member", n.Member, "error", err)
 		}
-		frames.send(s.view(n, req.NodeKey).since(nil, s))
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"time"
@@ -43,8 +42,7 @@ func (s *Server) serveRegister(w http.ResponseWriter, r *http.Request, machine k
 		s.answerError(w, err)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(res)
+	reply(w, res)
 }
 
 func (s *Server) register(ctx context.Context, machine key.MachinePublic, req *tailcfg.RegisterRequest) (*tailcfg.RegisterResponse, error) {

@@ -57,7 +57,11 @@ type Server struct {
 	noise key.MachinePrivate
 	relay *relay
 	stun  net.PacketConn // or nil
-	now   func() time.Time
+
+	inner    *http.Server // inside Noise
+	accepted *handover
+
+	now func() time.Time
 
 	ctx    context.Context // ends every stream and connection
 	cancel context.CancelFunc
@@ -138,6 +142,13 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 			return nil, fmt.Errorf("opening STUN port: %w", err)
 		}
 	}
+	s.accepted = &handover{conns: make(chan net.Conn), ctx: s.ctx}
+	s.inner = s.innerServer()
+	go func() {
+		if err := s.inner.Serve(s.accepted); s.ctx.Err() == nil {
+			s.log.Error("serving inside Noise ended", "error", err)
+		}
+	}()
 	return s, nil
 }
 
@@ -157,10 +168,10 @@ func (s *Server) Handler() http.Handler {
 
 // Run answers STUN, acts on expiries and writes what nodes report, until ctx
 // ends; then it closes every stream and relay connection.
-func (s *Server) Run(ctx context.Context) error {
+func (s *Server) Run(ctx context.Context) (err error) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer s.Close()
+	defer func() { err = errors.Join(err, s.Close()) }()
 	if s.stun != nil {
 		wg.Go(s.serveSTUN)
 	}
@@ -184,10 +195,14 @@ func (s *Server) Run(ctx context.Context) error {
 // Close ends every stream and connection. Run calls it.
 func (s *Server) Close() error {
 	s.cancel()
+	var err error
 	if s.stun != nil {
-		s.stun.Close()
+		err = s.stun.Close()
+		if errors.Is(err, net.ErrClosed) {
+			err = nil // closed before
+		}
 	}
-	return s.relay.Close()
+	return errors.Join(err, s.inner.Close(), s.relay.Close())
 }
 
 // Status reports on a member's node.

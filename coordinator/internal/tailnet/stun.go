@@ -26,6 +26,8 @@ func (s *Server) serveSTUN() {
 			continue
 		}
 		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-		conn.WriteToUDPAddrPort(stun.Response(tx, from), from)
+		if _, err := conn.WriteToUDPAddrPort(stun.Response(tx, from), from); err != nil {
+			s.log.Debug("answering STUN failed", "to", from, "error", err)
+		}
 	}
 }
