@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -19,7 +17,7 @@ import (
 // Run runs one command line. Version is this program's, "0.1.0".
 func Run(ctx context.Context, version string, args []string) error {
 	app := newApp(version, os.Stdout, os.Stderr)
-	return app.RunContext(ctx, permute(app.Commands, args))
+	return app.RunContext(ctx, process.Arrange(app, args))
 }
 
 func newApp(version string, stdout, stderr io.Writer) *cli.App {
@@ -127,50 +125,4 @@ func self() (string, error) {
 		return "", fmt.Errorf("finding this program: %w", err)
 	}
 	return path, nil
-}
-
-// permute puts a command's flags before its arguments, since people write them
-// behind as well (sallyport login URL --no-browser) and the flag package stops at
-// the first argument.
-func permute(commands []*cli.Command, args []string) []string {
-	if len(args) < 2 {
-		return args
-	}
-	for _, c := range commands {
-		switch {
-		case !c.HasName(args[1]):
-		case len(c.Subcommands) > 0:
-			return slices.Concat(args[:1], permute(c.Subcommands, args[1:]))
-		default:
-			flags, rest := split(c.Flags, args[2:])
-			return slices.Concat(args[:2], flags, rest)
-		}
-	}
-	return args
-}
-
-func split(known []cli.Flag, args []string) (flags, rest []string) {
-	takesValue := map[string]bool{}
-	for _, f := range known {
-		_, isBool := f.(*cli.BoolFlag)
-		for _, n := range f.Names() {
-			takesValue[n] = !isBool
-		}
-	}
-	for i := 0; i < len(args); i++ {
-		a := args[i]
-		switch {
-		case a == "--":
-			return flags, append(rest, args[i+1:]...)
-		case len(a) < 2 || a[0] != '-':
-			rest = append(rest, a)
-		default:
-			flags = append(flags, a)
-			if takesValue[strings.TrimLeft(a, "-")] && i+1 < len(args) {
-				i++
-				flags = append(flags, args[i])
-			}
-		}
-	}
-	return flags, rest
 }
