@@ -16,9 +16,10 @@
 //
 // # What is contacted
 //
-// The coordinator, the relays it names and the peers. Log upload, captive
-// portal checks, port mapping and public relays are turned off, see
-// [configureProcess]. docs/overlay.md lists the switches and the one exception.
+// The coordinator, the relays it names and the peers. Log upload, captive portal
+// checks, port mapping and public relays are turned off, by switches where there
+// are any (process.go) and by force where there are none (compiledin.go).
+// docs/overlay.md lists them.
 //
 // # Process-wide state
 //

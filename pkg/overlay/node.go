@@ -23,7 +23,9 @@ type Config struct {
 	// ControlURL is the coordinator's URL, such as https://coordinator:8443.
 	ControlURL string
 	// RootPEM is the coordinator's private root, or empty where its certificate
-	// is a public one. A process joins with one private root only.
+	// is a public one for the name in ControlURL. A process joins with one
+	// private root only, and by default verifies every server with it from then
+	// on.
 	RootPEM []byte
 	// AuthKey enrols this machine's key with the coordinator, once. It is not
 	// looked at when Dir holds a node that is enrolled already; use

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"runtime"
 	"strings"
 	"sync"
 
@@ -57,16 +56,21 @@ func configureProcess(controlURL *url.URL, rootPEM []byte) error {
 		// loopback is reachable all the same.
 		envknob.Setenv("TS_ASSUME_NETWORK_UP_FOR_TEST", "1")
 	}
+	if len(bytes.TrimSpace(rootPEM)) == 0 && isAddress(controlURL.Hostname()) && controlURL.Scheme == "https" {
+		// See trustRoot: without a root of its own, nothing would tell it apart.
+		return fmt.Errorf("control URL %s has an address instead of a name: that needs the coordinator's private root", controlURL)
+	}
 	return trustRoot(rootPEM)
 }
 
-// trustRoot adds a private root to what this process verifies servers with.
+// trustRoot makes a private root the only one that this process verifies servers
+// with, unless it says otherwise.
 //
-// tsnet has no setting for it: control and DERP connections verify with the
-// process's default roots. x509.SetFallbackRoots replaces those, once, when the
-// GODEBUG setting x509usefallbackroots says so; the system's roots stay in the
-// pool, so that everything else the process talks to goes on working.
-// process.mu is held.
+// tsnet has no setting for roots: control and DERP connections verify with the
+// process's own, which x509.SetFallbackRoots replaces, once, when the GODEBUG
+// setting x509usefallbackroots says so. The system's roots are not kept beside
+// it: tsnet does not compare names where the URL has an address, so a
+// certificate for any name would do. process.mu is held.
 func trustRoot(rootPEM []byte) error {
 	if len(bytes.TrimSpace(rootPEM)) == 0 {
 		return nil
@@ -79,19 +83,13 @@ func trustRoot(rootPEM []byte) error {
 		return errors.New("this process already trusts another private root: one process joins the overlay of one root")
 	}
 	pool := x509.NewCertPool()
-	if runtime.GOOS != "darwin" && runtime.GOOS != "windows" {
-		// There the system's pool is a marker for the platform's verifier, which
-		// would then ignore what is added to it.
-		if system, err := x509.SystemCertPool(); err == nil {
-			pool = system
-		}
-	}
 	if !pool.AppendCertsFromPEM(rootPEM) {
 		return errors.New("the private root holds no certificate in PEM")
 	}
 	if err := withGODEBUG("x509usefallbackroots=1", func() error { return setFallbackRoots(pool) }); err != nil {
 		return err
 	}
+	dropBakedRoots()
 	process.root = sum
 	return nil
 }
@@ -119,6 +117,11 @@ func setFallbackRoots(pool *x509.CertPool) (err error) {
 	}()
 	x509.SetFallbackRoots(pool)
 	return nil
+}
+
+func isAddress(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil
 }
 
 func isLoopback(host string) bool {

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"tailscale.com/net/bakedroots"
 	"tailscale.com/net/dnsfallback"
 )
 
@@ -60,7 +61,7 @@ func newRoot(t *testing.T) (*x509.Certificate, []byte) {
 	return cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-func TestPrivateRootIsTrustedBesideTheSystemsAndOnlyOne(t *testing.T) {
+func TestPrivateRootIsTheOnlyOne(t *testing.T) {
 	// Roots are the process's, for good, so this runs in one of its own.
 	if os.Getenv("OVERLAY_TEST_PROCESS") == "" {
 		cmd := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$")
@@ -81,9 +82,8 @@ func TestPrivateRootIsTrustedBesideTheSystemsAndOnlyOne(t *testing.T) {
 	if trusted(root) { // and the system's roots are loaded from here on
 		t.Fatal("trusted before it was added")
 	}
-	system, err := x509.SystemCertPool()
-	if err != nil {
-		t.Fatal(err)
+	if err := configureProcess(&url.URL{Scheme: "https", Host: "192.0.2.1"}, nil); err == nil {
+		t.Error("an address without a private root is accepted")
 	}
 	if err := configureProcess(u, []byte("no certificate")); err == nil {
 		t.Error("a root that is none is accepted")
@@ -99,9 +99,13 @@ func TestPrivateRootIsTrustedBesideTheSystemsAndOnlyOne(t *testing.T) {
 	if err := configureProcess(u, otherPEM); err == nil || !strings.Contains(err.Error(), "another private root") {
 		t.Errorf("a second root: %v", err)
 	}
-	system.AddCert(root)
-	if now, err := x509.SystemCertPool(); err != nil || !now.Equal(system) {
-		t.Errorf("the system's roots are gone (%v)", err)
+	only := x509.NewCertPool()
+	only.AddCert(root)
+	if now, err := x509.SystemCertPool(); err != nil || !now.Equal(only) {
+		t.Errorf("the system's roots are trusted still (%v)", err)
+	}
+	if !bakedroots.Get().Equal(x509.NewCertPool()) {
+		t.Error("Let's Encrypt's roots are trusted still")
 	}
 	if after, _ := os.LookupEnv("GODEBUG"); after != before {
 		t.Errorf("GODEBUG was %q and is %q", before, after)

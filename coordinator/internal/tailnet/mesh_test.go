@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -424,4 +427,24 @@ func TestNodeThatStartsAgainIsReachedAtOnce(t *testing.T) {
 			t.Errorf("the first connection took %v", took)
 		}
 	}
+}
+
+func TestImpostorWithAnotherRootGetsNothing(t *testing.T) {
+	m := newMesh(t, device("dev-1"))
+	k := m.key("dev-1")
+	imp := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("the impostor was asked for %s", r.URL)
+	}))
+	imp.Config.ErrorLog = log.New(io.Discard, "", 0)
+	imp.StartTLS() // a certificate for 127.0.0.1, of httptest's own root
+	defer imp.Close()
+	cfg := m.config(t.TempDir(), "dev-1", k)
+	cfg.ControlURL = imp.URL
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if n, err := overlay.Join(ctx, cfg); err == nil {
+		n.Close()
+		t.Fatal("joined the impostor")
+	}
+	m.joinIn(t.TempDir(), "dev-1", k) // the auth key is unspent
 }
