@@ -147,15 +147,49 @@ func (n *Node) Reauth(ctx context.Context, authKey string) error {
 	if authKey == "" {
 		return errors.New("enrolling again: no auth key")
 	}
+	if err := n.reauth(ctx, authKey); err != nil {
+		return fmt.Errorf("enrolling again: %w", err)
+	}
+	return nil
+}
+
+func (n *Node) reauth(ctx context.Context, authKey string) error {
+	before, err := n.lc.StatusWithoutPeers(ctx)
+	if err != nil {
+		return err
+	}
+	w, err := n.lc.WatchIPNBus(ctx, 0) // from before it begins, so that nothing is missed
+	if err != nil {
+		return err
+	}
+	defer func() { _ = w.Close() }() // a watch has nothing to lose
 	prefs := ipn.NewPrefs()
 	prefs.ControlURL, prefs.Hostname, prefs.WantRunning = n.ts.ControlURL, n.ts.Hostname, true
 	if err := n.lc.Start(ctx, ipn.Options{AuthKey: authKey, UpdatePrefs: prefs}); err != nil {
-		return fmt.Errorf("enrolling again: %w", err)
+		return err
 	}
 	if err := n.lc.StartLoginInteractive(ctx); err != nil {
-		return fmt.Errorf("enrolling again: %w", err)
+		return err
 	}
-	return n.Ready(ctx)
+	for {
+		ev, err := w.Next()
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			return err
+		case ev.ErrMessage != nil:
+			return errors.New(*ev.ErrMessage)
+		}
+		// The node may have been running all along, so it is its key that tells.
+		now, err := n.lc.StatusWithoutPeers(ctx)
+		if err != nil {
+			return err
+		}
+		if now.BackendState == ipn.Running.String() && now.Self != nil && before.Self != nil && now.Self.PublicKey != before.Self.PublicKey {
+			return nil
+		}
+	}
 }
 
 // Logout tells the coordinator that this node's key ends now, wipes the key and

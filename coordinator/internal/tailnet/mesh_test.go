@@ -239,6 +239,12 @@ func TestEndOfSessionThenLoginAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantGreeting(t, d, fqdn("edge-1"), "dev-1 of usr-dev-1")
+
+	// Again, while the session lasts: the old key goes, the device is the same.
+	if err := d.Reauth(ctx, m.key("dev-1")); err != nil {
+		t.Fatal(err)
+	}
+	wantGreeting(t, d, fqdn("edge-1"), "dev-1 of usr-dev-1")
 }
 
 func TestRestartOfTheServerKeepsNodesConnected(t *testing.T) {
