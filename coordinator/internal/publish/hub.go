@@ -42,6 +42,11 @@ type Config struct {
 	// Linger is how long an edge outlives its grant when the agent does not
 	// confirm; 2 s unless set.
 	Linger time.Duration
+	// Settle is how long an edge outlives the agent's confirmation, 300 ms unless
+	// set. The agent lets nothing more through, but what it sent last (why a stream
+	// ends, and that it does) is still on its way, and without the edge WireGuard
+	// has no key for it: the client would wait for a stream that is long dead.
+	Settle time.Duration
 	// Patience is how long an agent that is connected may take to confirm before
 	// it is reported as not answering; 5 s unless set.
 	Patience time.Duration
@@ -108,6 +113,9 @@ func New(ctx context.Context, cfg Config) (*Hub, error) {
 	}
 	if cfg.Linger == 0 {
 		cfg.Linger = 2 * time.Second
+	}
+	if cfg.Settle == 0 {
+		cfg.Settle = 300 * time.Millisecond
 	}
 	if cfg.Patience == 0 {
 		cfg.Patience = 5 * time.Second

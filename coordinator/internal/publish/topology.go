@@ -16,8 +16,9 @@ type edge struct{ device, agent string }
 
 // leave is an edge that the directory no longer gives, on its way out.
 type leave struct {
-	revision uint64    // goes when the agent confirmed this
-	deadline time.Time // or then
+	revision uint64    // goes when the agent has confirmed this and it has settled
+	cut      bool      // the agent has confirmed
+	deadline time.Time // goes then, whatever happened
 }
 
 // retopology publishes the overlay's topology if it changed. It returns after
@@ -134,7 +135,13 @@ func (h *Hub) lingerLocked(t *tailnet.Topology, allowed map[edge]bool, at time.T
 					l.revision = c.revision
 				}
 			}
-			if a.confirmed >= l.revision || !at.Before(l.deadline) {
+			if !l.cut && a.confirmed >= l.revision {
+				l.cut = true
+				if settled := at.Add(h.cfg.Settle); settled.Before(l.deadline) {
+					l.deadline = settled
+				}
+			}
+			if !at.Before(l.deadline) {
 				continue
 			}
 			still[e] = l
