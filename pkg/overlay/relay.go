@@ -46,6 +46,17 @@ func (l *relayLink) set(up bool) {
 	}
 }
 
+func (l *relayLink) connected() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case <-l.up:
+		return true
+	default:
+		return false
+	}
+}
+
 // wait waits until the relay is connected.
 func (l *relayLink) wait(ctx context.Context) error {
 	l.mu.Lock()

@@ -24,6 +24,8 @@ type Status struct {
 	Addrs []netip.Addr
 	// KeyExpiry is when the node's key ends; zero is never.
 	KeyExpiry time.Time
+	// RelayConnected says that the node stands connected to its relay.
+	RelayConnected bool
 	// Problems are tsnet's own health messages.
 	Problems []string
 	Peers    []PeerStatus
@@ -63,10 +65,11 @@ func (n *Node) Status(ctx context.Context) (Status, error) {
 		return Status{}, fmt.Errorf("reading overlay status: %w", err)
 	}
 	s := Status{
-		Running:  st.BackendState == "Running",
-		State:    st.BackendState,
-		Addrs:    st.TailscaleIPs,
-		Problems: st.Health,
+		Running:        st.BackendState == "Running",
+		State:          st.BackendState,
+		Addrs:          st.TailscaleIPs,
+		RelayConnected: n.relay.connected(),
+		Problems:       st.Health,
 	}
 	if st.Self != nil {
 		s.Name = canonical(st.Self.DNSName)

@@ -178,7 +178,7 @@ func (w *world) step() {
 // Whatever happens, and however seldom a client looks, what it has gathered
 // from deltas is what a fresh map says, and holds nobody it has no edge to.
 func TestDeltasAddUpToTheWholeMap(t *testing.T) {
-	for seed := range uint64(30) {
+	for seed := range uint64(10) {
 		w := newWorld(seed)
 		for w.nodes["dev-0"] == nil || w.plan.members["dev-0"].ID == "" || w.nodes["agt-0"] == nil || w.plan.members["agt-0"].ID == "" {
 			w.step()

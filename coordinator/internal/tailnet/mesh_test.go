@@ -3,6 +3,7 @@ package tailnet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -366,6 +367,27 @@ func TestNodesReachEachOtherThroughTheRelayAlone(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+func TestNodeKnowsWhenItsRelayIsConnected(t *testing.T) {
+	m := newMesh(t, device("dev-1"))
+	d := m.join("dev-1")
+	want := func(up bool) {
+		t.Helper()
+		eventually(t, "word of the relay", func() error {
+			st, err := d.Status(t.Context())
+			if err == nil && st.RelayConnected != up {
+				err = fmt.Errorf("connected: %v, want %v", st.RelayConnected, up)
+			}
+			return err
+		})
+	}
+	want(true)
+	m.stop()
+	want(false)
+	m.start()
+	m.SetTopology(m.snapshot())
+	want(true)
 }
 
 func TestFirstConnectionDoesNotWaitForALostHandshake(t *testing.T) {
