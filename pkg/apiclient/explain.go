@@ -40,22 +40,22 @@ func Explain(at string, err error) error {
 		return process.Hint(say(err, "%s is not the coordinator that the login URL pins: %v", at, pin),
 			"ask who runs it for the login URL; trust the other pin only if they name it")
 	case errors.Is(err, pki.ErrPin):
-		return say(err, "%s is not the coordinator that the login URL pins", at)
+		return process.Hint(say(err, "%s is not the coordinator that the login URL pins", at), "ask who runs it for the login URL")
 	case errors.As(err, &unknown):
 		return process.Hint(say(err, "the certificate of %s comes from a root that is not known here", at),
 			"use the whole login URL, with #sha256:… at its end")
 	case errors.As(err, &host):
-		return say(err, "the certificate of %s is for another name: %v", at, host)
+		return process.Hint(say(err, "the certificate of %s is for another name: %v", at, host), "use the URL that the coordinator has as its public-url")
 	case errors.As(err, &invalid):
-		return say(err, "the certificate of %s is no good: %v", at, invalid)
+		return process.Hint(say(err, "the certificate of %s is no good: %v", at, invalid), "is the clock of this machine right? If so, tell who runs the coordinator")
 	case errors.Is(err, http.ErrSchemeMismatch):
-		return say(err, "%s speaks plain HTTP, not TLS", at)
+		return process.Hint(say(err, "%s speaks plain HTTP, not TLS", at), "check the port: a coordinator serves TLS alone")
 	case errors.As(err, &dns):
-		return say(err, "cannot find %s: no such host", at)
+		return process.Hint(say(err, "cannot find %s: no such host", at), "check the name, and that this machine resolves names")
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return say(err, "nothing listens at %s", at)
+		return process.Hint(say(err, "nothing listens at %s", at), "check the port, and that the coordinator runs")
 	case errors.Is(err, context.DeadlineExceeded), isTimeout(err):
-		return say(err, "%s did not answer in time", at)
+		return process.Hint(say(err, "%s did not answer in time", at), "check that the coordinator runs and that a firewall lets you through")
 	case errors.Is(err, context.Canceled):
 		return err
 	case errors.As(err, &fromThere) && connect.IsWireError(err):
@@ -67,7 +67,8 @@ func Explain(at string, err error) error {
 	case NotACoordinator(err):
 		return process.Hint(say(err, "%s answers, but not as a Sallyport coordinator", at), "check the login URL")
 	}
-	return say(err, "cannot reach %s: %s", at, strings.TrimPrefix(err.Error(), connect.CodeOf(err).String()+": "))
+	return process.Hint(say(err, "cannot reach %s: %s", at, strings.TrimPrefix(err.Error(), connect.CodeOf(err).String()+": ")),
+		"check the URL, and that the coordinator runs")
 }
 
 // NotACoordinator reports whether something answered that is no Connect service:

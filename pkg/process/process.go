@@ -75,6 +75,14 @@ func Hint(err error, next string) error {
 	return hinted{err, next}
 }
 
+// Otherwise adds a hint to an error that carries none.
+func Otherwise(err error, next string) error {
+	if len(Hints(err)) > 0 {
+		return err
+	}
+	return Hint(err, next)
+}
+
 // Hints returns the hints that err carries, the outermost first.
 func Hints(err error) []string {
 	var hints []string

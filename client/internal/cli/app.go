@@ -80,10 +80,10 @@ func verb(c cli.Command, args int, run func(*cli.Context, *here) error) *cli.Com
 			return process.Hint(process.Usage("%q is one argument too many", ctx.Args().Get(args)), "sallyport "+c.Name+" --help")
 		}
 		h, err := locate(ctx)
-		if err != nil {
-			return err
+		if err == nil {
+			err = run(ctx, h)
 		}
-		return run(ctx, h)
+		return process.Otherwise(err, "sallyport "+c.Name+" --help")
 	}
 	return &c
 }

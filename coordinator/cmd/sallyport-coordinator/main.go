@@ -66,7 +66,7 @@ func run(c *cli.Context) error {
 	log := logger(cfg.Log)
 	slog.SetDefault(log)
 	if err := server.Run(c.Context, cfg, version, log); err != nil && !errors.Is(err, context.Canceled) {
-		return err
+		return process.Otherwise(err, "docs/coordinator.md says what it needs to start")
 	}
 	return nil
 }

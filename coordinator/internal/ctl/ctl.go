@@ -118,14 +118,13 @@ func verb(name, about, example string, args []string, flags []cli.Flag, run func
 				}
 			}
 			s, err := connectTo(c)
-			if err != nil {
-				return err
+			if err == nil {
+				err = run(c, s)
 			}
-			err = run(c, s)
 			if _, ok := errors.AsType[*connect.Error](err); ok {
-				return apiclient.Explain(s.url, err)
+				err = apiclient.Explain(s.url, err)
 			}
-			return err
+			return process.Otherwise(err, c.Command.HelpName+" --help")
 		},
 	}
 }

@@ -92,8 +92,28 @@ func Hint(err error) string {
 	if e, ok := errors.AsType[*RefusedError](err); ok {
 		return e.Hint
 	}
-	if e, ok := errors.AsType[*TokenError](err); ok && e.Kind == joinTokenKind {
-		return "ask for a new join token: sallyportctl cluster token CLUSTER"
+	if e, ok := errors.AsType[*TokenError](err); ok {
+		if e.Kind == joinTokenKind {
+			return "ask for a new join token: sallyportctl cluster token CLUSTER"
+		}
+		return "ask an administrator for a new one"
+	}
+	if e, ok := errors.AsType[*NotFoundError](err); ok {
+		return listed(e.Kind, "shows what there is")
+	}
+	if e, ok := errors.AsType[*ExistsError](err); ok {
+		return listed(e.Kind, "shows the names that are taken")
+	}
+	return ""
+}
+
+// listed is the command that lists a kind of thing, and what it shows.
+func listed(kind, shows string) string {
+	switch kind {
+	case "user", "group", "project", "cluster", "role", "grant", "device":
+		return "sallyportctl " + kind + " list " + shows
+	case "agent":
+		return "sallyportctl cluster list " + shows
 	}
 	return ""
 }

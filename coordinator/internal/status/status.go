@@ -42,13 +42,15 @@ func Of(err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		code = connect.CodeDeadlineExceeded
 	}
+	hint := directory.Hint(err)
 	if code == connect.CodeInternal {
 		// What broke inside is for the coordinator's log, not for whoever asked.
 		id := uuid.NewString()
 		slog.Error("a call failed inside", "id", id, "err", err)
-		err = fmt.Errorf("something broke inside the coordinator; its log says what, under %s", id)
+		err = errors.New("something broke inside the coordinator")
+		hint = "its log says what, under id=" + id
 	}
-	return Hinted(connect.NewError(code, err), directory.Hint(err))
+	return Hinted(connect.NewError(code, err), hint)
 }
 
 // Hinted adds to a status what the person can do next, in ASCII.

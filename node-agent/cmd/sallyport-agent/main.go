@@ -70,7 +70,7 @@ func run(c *cli.Context) error {
 	log := logger(cfg.Log)
 	slog.SetDefault(log)
 	klog.SetSlogLogger(log.With("from", "client-go"))
-	return agent.Run(c.Context, cfg, version, log)
+	return process.Otherwise(agent.Run(c.Context, cfg, version, log), "docs/agent.md says what it needs to start")
 }
 
 func logger(cfg config.Log) *slog.Logger {
