@@ -161,13 +161,13 @@ func TestExplainSaysItInOneLine(t *testing.T) {
 		"not now": {func() Config {
 			return config(serve(t, coordinator{err: connect.NewError(connect.CodeUnavailable, errors.New("starting"))}))
 		}, "starting", "", false},
-		"no listener":  {func() Config { return Config{Link: pki.Link{URL: "https://" + free.Addr().String()}} }, "nothing listens at URL", "", false},
-		"no such host": {func() Config { return Config{Link: pki.Link{URL: "https://coordinator.invalid"}} }, "cannot find URL: no such host", "", false},
+		"no listener":  {func() Config { return Config{Link: pki.Link{URL: "https://" + free.Addr().String()}} }, "nothing listens at URL", "check the port, and that the coordinator runs", false},
+		"no such host": {func() Config { return Config{Link: pki.Link{URL: "https://coordinator.invalid"}} }, "cannot find URL: no such host", "check the name, and that this machine resolves names", false},
 		"plain HTTP": {func() Config {
 			s := httptest.NewServer(http.NotFoundHandler())
 			t.Cleanup(s.Close)
 			return Config{Link: pki.Link{URL: strings.Replace(s.URL, "http:", "https:", 1)}}
-		}, "URL speaks plain HTTP, not TLS", "", false},
+		}, "URL speaks plain HTTP, not TLS", "check the port: a coordinator serves TLS alone", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := client(t, test.cfg())
