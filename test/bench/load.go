@@ -146,6 +146,13 @@ func fresh(conf *rest.Config) (http.RoundTripper, error) {
 
 func carryOut(ctx context.Context, w way, warm map[path]*http.Client, o order) (Figure, error) {
 	if o.Each == 0 {
+		// Before a cold request the access was taken away and given back, which
+		// ends the agent's connections. The others' are made anew as well: one
+		// that lived on would measure how TCP recovers.
+		for _, client := range warm {
+			client.CloseIdleConnections()
+		}
+		clear(warm)
 		return cold(ctx, w)
 	}
 	client := warm[o.Path]
