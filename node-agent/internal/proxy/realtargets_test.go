@@ -88,8 +88,10 @@ func TestRealApiserverReadsWhatWasDecided(t *testing.T) {
 		in + "/pods/web/exec/?command=id", in + "/pods/web%2Fexec?command=id", in + "/pods/web/exec%2f?command=id", in + "%2Fpods%2Fweb/exec?command=id",
 		"/" + in + "/pods", in + "/./pods", in + "/../kube-system/secrets", in + "/pods;x", in + "/pods/web?watch=true&watch=false", "/api/v1/proxy/nodes/n",
 	} {
-		for _, upgrade := range []string{"", "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n",
-			"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n"} {
+		for _, upgrade := range []string{
+			"", "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n",
+			"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n",
+		} {
 			for _, method := range []string{"GET", "POST"} {
 				res, _, _ := w.rawH1(t, p, fmt.Sprintf("%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n%s\r\n", method, target, upgrade))
 				if res == nil || res.StatusCode != 400 {
