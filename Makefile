@@ -23,6 +23,12 @@ build: needs ## build the four binaries into bin/
 	@mkdir -p bin
 	@$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./coordinator/cmd/... ./node-agent/cmd/... ./client/cmd/...
 
+.PHONY: images
+images: needs ## pack them as container images into bin/images (IMAGES, ARCH choose), no engine needed
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) \
+	  $(GO) -C tools run ./image -root .. -arch $(ARCH) -version $(VERSION) $(IMAGES)
+ARCH ?= $(shell $(GO) env GOARCH)
+
 .PHONY: up
 up: build ## run it all here: coordinator, Hydra, three clusters, agents, three people logged in
 	@$(GO) run ./test/play/cmd/play up --dir $(PLAY) --bin bin
