@@ -1,0 +1,201 @@
+package incluster
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sallyport-mesh/sallyport/test/play"
+)
+
+// Addresses in the cluster's range of Services: what the apiserver's own
+// certificate is made out to, and where DNS would be.
+const (
+	serviceIP = "198.19.0.1"
+	dnsIP     = "198.19.0.10"
+)
+
+// podOnNode is a pod and the node's hand.
+type podOnNode struct {
+	pod      *corev1.Pod
+	kubelet  *kubelet
+	network  *network
+	extraEnv []string
+	starts   int
+}
+
+// The agent runs from its image in the pod that the manifest makes, joins with
+// the token it finds in the cluster, serves people, and comes back after a death
+// without a token.
+func TestAgentRunsInTheClusterAsTheManifestSays(t *testing.T) {
+	w := world(t)
+	c, err := w.StartCluster(t.Context(), "edge-1", "aws")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nadia, err := w.NewUser(t.Context(), "nadia")
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin(t, w, "project", "add", "aws")
+	admin(t, w, "grant", "add", "--role", "edit", "--user", "nadia", "--project", "aws")
+
+	// The cluster's owner applies what is printed, and loads the image.
+	manifest := admin(t, w, "cluster", "add", "edge-1", "--project", "aws", "--empty-dir")
+	if err := w.Apply(t.Context(), c, manifest); err != nil {
+		t.Fatal(err)
+	}
+	p := scheduled(t, w, c)
+	first := p.run(t)
+	online(t, w, first)
+
+	// It used the token and took it away.
+	eventually(t, "the used join token is deleted", func() error {
+		if got := direct(t, w, c, "get", "secrets", "-n", "sallyport-system", "-o", "name"); got != "" {
+			return errors.New("there is " + got)
+		}
+		return nil
+	})
+	walls(t, p, first)
+
+	// Somebody logs in and works through it.
+	if err := nadia.Login(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := nadia.Up(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	works(t, w, nadia, "first")
+
+	// The container dies, and starts again in the same pod.
+	first.kill()
+	second := p.run(t)
+	online(t, w, second)
+	works(t, w, nadia, "second")
+
+	// A pod's end leaves nothing running.
+	if err := second.terminate(p.pod); err != nil {
+		t.Errorf("at SIGTERM: %v", err)
+	}
+}
+
+// scheduled waits until the controllers have made the agent's pod and the
+// scheduler has bound it, and hands it to its node.
+func scheduled(t *testing.T, w *play.World, c *play.Cluster) *podOnNode {
+	t.Helper()
+	k, err := newKubelet(c, filepath.Join(w.Dir, "kubelet"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := ""
+	eventually(t, "the agent's pod is bound to the node", func() error {
+		got := strings.Fields(direct(t, w, c, "get", "pods", "-n", "sallyport-system", "-l", "app.kubernetes.io/name=sallyport-agent",
+			"-o", "jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {end}"))
+		if len(got) != 2 || got[1] != c.Node {
+			return fmt.Errorf("pods and their nodes: %v", got)
+		}
+		name = got[0]
+		return nil
+	})
+	pod, err := k.pod(t.Context(), "sallyport-system", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := newNetwork()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.close)
+	// The Service `kubernetes`, and the way to the coordinator.
+	coordinator := strings.TrimPrefix(w.Coordinator.URL, "https://")
+	for _, err := range []error{
+		n.address(net.ParseIP(serviceIP)),
+		n.forward(net.JoinHostPort(serviceIP, "443"), strings.TrimPrefix(c.APIServer, "https://")),
+		n.forward(coordinator, coordinator),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &podOnNode{pod: pod, kubelet: k, network: n, extraEnv: w.OverlayEnv()}
+}
+
+func online(t *testing.T, w *play.World, running *container) {
+	t.Helper()
+	eventually(t, "the agent is online", func() error {
+		if err := running.ended(); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(admin(t, w, "cluster", "list")) {
+			if f := strings.Fields(line); len(f) > 2 && f[0] == "edge-1" && f[2] == "online" {
+				return nil
+			}
+		}
+		return errors.New("it is not")
+	})
+}
+
+// works has a person do something that leaves a name on record, and looks for it
+// at the coordinator.
+func works(t *testing.T, w *play.World, person *play.Person, name string) {
+	t.Helper()
+	eventually(t, "kubectl through the agent", func() error {
+		_, err := person.Kubectl(t.Context(), "--context", "sallyport/edge-1", "create", "configmap", name)
+		return err
+	})
+	eventually(t, "the record at the coordinator", func() error {
+		out := admin(t, w, "-o", "json", "audit", "search", "--user", person.Name, "--cluster", "edge-1", "--verb", "create", "--resource", "configmaps")
+		var record struct {
+			Outcome *struct {
+				ResponseStatus struct{ Code int }
+				ObjectRef      struct{ Name string }
+			}
+		}
+		for d := json.NewDecoder(strings.NewReader(out)); d.More(); {
+			if err := d.Decode(&record); err != nil {
+				t.Fatal(err)
+			}
+			if record.Outcome != nil && record.Outcome.ResponseStatus.Code == 201 {
+				return nil
+			}
+		}
+		return errors.New("it is not there:\n" + out)
+	})
+}
+
+// walls asks the kernel whether the spec holds for the process.
+func walls(t *testing.T, p *podOnNode, running *container) {
+	t.Helper()
+	status := running.status(t)
+	for field, want := range map[string]string{
+		"Name": "sallyport-agent", "Uid": "65532 65532 65532 65532", "Gid": "65532 65532 65532 65532", "Groups": "65532 65532",
+		"CapPrm": "0000000000000000", "CapEff": "0000000000000000", "CapBnd": "0000000000000000", "CapAmb": "0000000000000000",
+		"NoNewPrivs": "1", "Seccomp": "2",
+	} {
+		if status[field] != want {
+			t.Errorf("%s of the agent's process is %q, want %q", field, status[field], want)
+		}
+	}
+	peak, err := strconv.ParseInt(strings.TrimSuffix(status["VmHWM"], " kB"), 10, 64)
+	limit := p.pod.Spec.Containers[0].Resources.Limits.Memory().Value()
+	if err != nil || peak<<10 >= limit {
+		t.Errorf("memory peaked at %s, the limit is %d MiB", status["VmHWM"], limit>>20)
+	}
+	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", running.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); f[1] == "/" && !strings.HasPrefix(f[3], "ro,") {
+			t.Errorf("the root is writable: %s", line)
+		}
+	}
+}
