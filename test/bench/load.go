@@ -85,7 +85,7 @@ func load(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	defer node.Close()
+	defer func() { _ = node.Close() }()
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM([]byte(p.RootPEM))
 	conf, err := clientcmd.BuildConfigFromFlags("", c.String("kubeconfig"))

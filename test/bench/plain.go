@@ -49,7 +49,7 @@ func plain(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	defer node.Close()
+	defer func() { _ = node.Close() }()
 	ln, err := node.Listen(":443")
 	if err != nil {
 		return err

@@ -110,17 +110,17 @@ func (w *World) Stop() {
 	defer w.mu.Unlock()
 	var wg sync.WaitGroup
 	for _, p := range w.People {
-		wg.Go(func() { p.Daemon.Stop() })
+		wg.Go(func() { _ = p.Daemon.Stop() })
 	}
 	for _, c := range w.Clusters {
 		wg.Go(func() {
-			c.Agent.Stop()
+			_ = c.Agent.Stop()
 			c.Stop()
 		})
 	}
 	wg.Wait()
 	if w.Coordinator != nil {
-		w.Coordinator.Process.Stop()
+		_ = w.Coordinator.Process.Stop()
 	}
 	if w.Hydra != nil {
 		w.Hydra.Stop()

@@ -418,8 +418,8 @@ func TestAdminBindings(t *testing.T) {
 	f := open(t)
 	f.user("virat")
 	p := ok[*apiv1.Project](t)(f.CreateProject(t.Context(), "aws"))
+	ok[*apiv1.User](t)(f.BindAdmin(t.Context(), "virat", ProjectManager, "aws"))
 	u := ok[*apiv1.User](t)(f.BindAdmin(t.Context(), "virat", ProjectManager, "aws"))
-	u = ok[*apiv1.User](t)(f.BindAdmin(t.Context(), "virat", ProjectManager, "aws"))
 	if len(u.Admin) != 1 || u.Admin[0].ProjectId != p.Id {
 		t.Errorf("bound: %v", u.Admin)
 	}

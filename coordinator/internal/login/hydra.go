@@ -64,7 +64,7 @@ func hydraError(doing string, resp *http.Response, err error) error {
 		}
 		return fmt.Errorf("%s: %w: %w", doing, errHydraAway, err)
 	}
-	io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) //nolint:errcheck // only so that the connection can be used again
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // only so that the connection can be used again
 	resp.Body.Close()
 	switch resp.StatusCode {
 	case http.StatusNotFound, http.StatusUnauthorized, http.StatusGone, http.StatusBadRequest, http.StatusConflict, http.StatusForbidden:

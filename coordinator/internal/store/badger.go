@@ -113,7 +113,7 @@ func open(cfg Config) (_ *Badger, err error) {
 	}
 	defer func() {
 		if err != nil {
-			db.Close()
+			_ = db.Close() // err says more
 		}
 	}()
 	// Badger makes a directory, and leaves one that is there, open to read.

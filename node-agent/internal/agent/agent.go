@@ -38,7 +38,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	if err != nil {
 		return err
 	}
-	defer dir.close()
+	defer func() { _ = dir.close() }() // its lock goes with the process
 
 	// 2. The cluster, and who we are in it and to the coordinator.
 	kube, err := openCluster(cfg.Kubeconfig, version)

@@ -84,7 +84,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	}
 	if err := l.open(ctx); err != nil {
 		if l.db != nil {
-			l.db.Close()
+			_ = l.db.Close() // err says more
 		}
 		return nil, fmt.Errorf("opening audit log: %w", err)
 	}

@@ -83,14 +83,14 @@ func (d *door) handshake(c *heldConn, remote netip.AddrPort) {
 	err := guardedHandshake(tc)
 	d.opened(remote.Addr())
 	if err != nil {
-		c.Close()
+		_ = c.Close() // the handshake failed, that is what counts
 		return
 	}
 	c.SetDeadline(time.Time{})
 	select {
 	case d.conns <- tc:
 	case <-d.done:
-		c.Close()
+		_ = c.Close()
 	}
 }
 

@@ -135,7 +135,7 @@ func (x *exchange) join(res *http.Response, backend io.ReadWriteCloser, raw net.
 	why := x.entry.ended()
 	if why != nil {
 		x.ending = "access ended"
-		client.Write(word.frame(x.status(why)))
+		_, _ = client.Write(word.frame(x.status(why)))
 	}
 	closeGently(client)
 	if !upEnded {

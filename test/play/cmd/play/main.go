@@ -183,7 +183,7 @@ func supervise(c *cli.Context) error {
 	if ok, err := lock.TryLock(); err != nil || !ok {
 		return errors.Join(err, errors.New("another supervisor runs in "+dir))
 	}
-	defer lock.Unlock()
+	defer func() { _ = lock.Unlock() }()
 	if err := os.WriteFile(filepath.Join(dir, pidFile), []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
 		return err
 	}
