@@ -64,6 +64,30 @@ func TestEdgeGoesWithTheConfirmationThatItIsCut(t *testing.T) {
 	}
 }
 
+func TestEdgeStaysForTheAgentsLastWords(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Linger, c.Settle = 2*time.Hour, time.Hour })
+	w.project("aws")
+	_, a := w.cluster("edge-1", "aws")
+	d, _ := w.login(w.user("ann"), time.Hour)
+	w.grant(directory.GrantSpec{Role: policy.View, User: "ann", Project: "aws"})
+	s := w.agent(a)
+	w.eventually("the edge is there", func() bool { return w.reaches(d, a) })
+	_, rev, err := w.directory.SuspendUser(t.Context(), "ann", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.effects(rev)
+	// A later change is in the overlay, so the confirmation has been looked at.
+	later, _ := w.login(w.user("bob"), time.Hour)
+	w.eventually("the overlay has moved on", func() bool { _, ok := w.topology.Load().Members[later.Id]; return ok })
+	if !w.reaches(d, a) {
+		t.Error("the edge went with the confirmation, under what the agent had said last")
+	}
+	if ok := s.allows(&apiv1.User{Id: d.UserId}); ok {
+		t.Error("the agent has not cut")
+	}
+}
+
 func TestEdgeGoesAfterAWhileRegardless(t *testing.T) {
 	w := newWorld(t, func(c *Config) { c.Linger = 200 * time.Millisecond })
 	w.project("aws")
