@@ -1,6 +1,7 @@
 package incluster
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,25 +29,22 @@ type podOnNode struct {
 	pod      *corev1.Pod
 	kubelet  *kubelet
 	network  *network
+	image    *image
+	rootfs   string
 	extraEnv []string
-	starts   int
 }
 
 // The agent runs from its image in the pod that the manifest makes, joins with
-// the token it finds in the cluster, serves people, and comes back after a death
-// without a token.
+// the token it finds in the cluster, serves people, comes back after a death
+// without a token, and goes on when the kubelet changes its credentials.
 func TestAgentRunsInTheClusterAsTheManifestSays(t *testing.T) {
 	w := world(t)
 	c, err := w.StartCluster(t.Context(), "edge-1", "aws")
 	if err != nil {
 		t.Fatal(err)
 	}
-	nadia, err := w.NewUser(t.Context(), "nadia")
-	if err != nil {
-		t.Fatal(err)
-	}
 	admin(t, w, "project", "add", "aws")
-	admin(t, w, "grant", "add", "--role", "edit", "--user", "nadia", "--project", "aws")
+	nadia, omar := user(t, w, "nadia"), user(t, w, "omar")
 
 	// The cluster's owner applies what is printed, and loads the image.
 	manifest := admin(t, w, "cluster", "add", "edge-1", "--project", "aws", "--empty-dir")
@@ -67,23 +65,61 @@ func TestAgentRunsInTheClusterAsTheManifestSays(t *testing.T) {
 	walls(t, p, first)
 
 	// Somebody logs in and works through it.
-	if err := nadia.Login(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := nadia.Up(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	arrive(t, nadia)
 	works(t, w, nadia, "first")
 
-	// The container dies, and starts again in the same pod.
+	// The container dies, and starts again in the same pod: there is no token
+	// any more, and what it has is on its volume. This time it starts on a
+	// credential that can be taken back.
+	direct(t, w, c, "create", "secret", "generic", "hold", "-n", "sallyport-system")
+	old := direct(t, w, c, "create", "token", "sallyport-agent", "-n", "sallyport-system", "--bound-object-kind", "Secret", "--bound-object-name", "hold")
+	p.kubelet.token = func(context.Context, *corev1.Pod, *corev1.ServiceAccountTokenProjection) (string, error) {
+		return old, nil
+	}
 	first.kill()
 	second := p.run(t)
 	online(t, w, second)
 	works(t, w, nadia, "second")
 
+	// The kubelet puts another token in its place, and the old one ends. What the
+	// agent does then for somebody new, it does with the new one.
+	p.kubelet.token = p.kubelet.boundToken
+	if err := p.kubelet.mountVolumes(t.Context(), p.pod); err != nil {
+		t.Fatal(err)
+	}
+	direct(t, w, c, "delete", "secret", "hold", "-n", "sallyport-system")
+	arrive(t, omar)
+	eventually(t, "the old token ends", func() error { return refusedBy(t, c, old) })
+	works(t, w, omar, "third")
+	if err := seenBy(c, p.kubelet.current(t)); err != nil {
+		t.Error(err)
+	}
+
 	// A pod's end leaves nothing running.
 	if err := second.terminate(p.pod); err != nil {
 		t.Errorf("at SIGTERM: %v", err)
+	}
+}
+
+// user is somebody who may edit in the project.
+func user(t *testing.T, w *play.World, name string) *play.Person {
+	t.Helper()
+	p, err := w.NewUser(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin(t, w, "grant", "add", "--role", "edit", "--user", name, "--project", "aws")
+	return p
+}
+
+// arrive logs somebody in and joins the overlay.
+func arrive(t *testing.T, p *play.Person) {
+	t.Helper()
+	if err := p.Login(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Up(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -109,6 +145,11 @@ func scheduled(t *testing.T, w *play.World, c *play.Cluster) *podOnNode {
 	if err != nil {
 		t.Fatal(err)
 	}
+	rootfs := filepath.Join(k.dir, "rootfs")
+	img, err := unpack(archive, rootfs)
+	if err != nil {
+		t.Fatal(err)
+	}
 	n, err := newNetwork()
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +166,7 @@ func scheduled(t *testing.T, w *play.World, c *play.Cluster) *podOnNode {
 			t.Fatal(err)
 		}
 	}
-	return &podOnNode{pod: pod, kubelet: k, network: n, extraEnv: w.OverlayEnv()}
+	return &podOnNode{pod: pod, kubelet: k, network: n, image: img, rootfs: rootfs, extraEnv: w.OverlayEnv()}
 }
 
 func online(t *testing.T, w *play.World, running *container) {
@@ -143,27 +184,29 @@ func online(t *testing.T, w *play.World, running *container) {
 	})
 }
 
-// works has a person do something that leaves a name on record, and looks for it
-// at the coordinator.
+// works has a person make something, read it, and run a command in a pod, and
+// looks for the reading at the coordinator.
 func works(t *testing.T, w *play.World, person *play.Person, name string) {
 	t.Helper()
-	eventually(t, "kubectl through the agent", func() error {
-		_, err := person.Kubectl(t.Context(), "--context", "sallyport/edge-1", "create", "configmap", name)
+	k := func(args ...string) error {
+		_, err := person.Kubectl(t.Context(), append([]string{"--context", "sallyport/edge-1"}, args...)...)
 		return err
-	})
+	}
+	eventually(t, "kubectl through the agent", func() error { return k("create", "configmap", name) })
+	if err := errors.Join(k("get", "configmap", name), k("exec", "deployment/nginx", "--", "true")); err != nil {
+		t.Error(err)
+	}
 	eventually(t, "the record at the coordinator", func() error {
-		out := admin(t, w, "-o", "json", "audit", "search", "--user", person.Name, "--cluster", "edge-1", "--verb", "create", "--resource", "configmaps")
-		var record struct {
-			Outcome *struct {
-				ResponseStatus struct{ Code int }
-				ObjectRef      struct{ Name string }
-			}
-		}
+		out := admin(t, w, "-o", "json", "audit", "search", "--user", person.Name, "--cluster", "edge-1", "--verb", "get", "--resource", "configmaps")
 		for d := json.NewDecoder(strings.NewReader(out)); d.More(); {
+			var record struct {
+				Intent  struct{ ObjectRef struct{ Name string } }
+				Outcome *struct{ ResponseStatus struct{ Code int } }
+			}
 			if err := d.Decode(&record); err != nil {
 				t.Fatal(err)
 			}
-			if record.Outcome != nil && record.Outcome.ResponseStatus.Code == 201 {
+			if record.Intent.ObjectRef.Name == name && record.Outcome != nil && record.Outcome.ResponseStatus.Code == 200 {
 				return nil
 			}
 		}

@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,7 +21,6 @@ type container struct {
 	log  *bytes.Buffer // written until done
 	done chan struct{}
 	err  error
-	stop sync.Once
 }
 
 // run starts the pod's container, as at the pod's start and after each death.
@@ -32,16 +29,12 @@ func (p *podOnNode) run(t *testing.T) *container {
 	if err := p.kubelet.mountVolumes(t.Context(), p.pod); err != nil {
 		t.Fatal(err)
 	}
-	// A container that starts again begins with its image's files.
-	p.starts++
-	rootfs := filepath.Join(p.kubelet.dir, fmt.Sprintf("rootfs-%d", p.starts))
-	img, err := unpack(archive, rootfs)
+	s, err := p.kubelet.plan(p.pod, p.image, p.rootfs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := p.kubelet.plan(p.pod, img, rootfs)
-	if err != nil {
-		t.Fatal(err)
+	if !s.ReadOnlyRoot {
+		t.Fatal("the container may change its root, which would show after a restart here")
 	}
 	s.Env = append(s.Env, p.extraEnv...)
 	spec, err := json.Marshal(s)

@@ -28,6 +28,8 @@ import (
 type kubelet struct {
 	dir    string
 	client kubernetes.Interface
+	// token asks for a token of the pod's account.
+	token func(context.Context, *corev1.Pod, *corev1.ServiceAccountTokenProjection) (string, error)
 }
 
 func newKubelet(c *play.Cluster, dir string) (*kubelet, error) {
@@ -40,7 +42,8 @@ func newKubelet(c *play.Cluster, dir string) (*kubelet, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &kubelet{dir, client}
+	k := &kubelet{dir: dir, client: client}
+	k.token = k.boundToken
 	for path, content := range map[string]string{
 		"hosts": "127.0.0.1\tlocalhost\n",
 		// The cluster's DNS, which nobody serves here: what needs it would wait.
@@ -132,8 +135,8 @@ func (k *kubelet) project(ctx context.Context, pod *corev1.Pod, name string, v *
 	return k.swap(name, files, int(*pod.Spec.SecurityContext.RunAsUser), int(*pod.Spec.SecurityContext.FSGroup))
 }
 
-// token asks for the token that a projected volume asks for: bound to the pod.
-func (k *kubelet) token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error) {
+// boundToken asks for what a projected volume asks for: a token bound to the pod.
+func (k *kubelet) boundToken(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error) {
 	request := authenticationv1.TokenRequestSpec{
 		ExpirationSeconds: p.ExpirationSeconds,
 		BoundObjectRef:    &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: pod.Name, UID: pod.UID},

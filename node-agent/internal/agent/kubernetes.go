@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/transport"
 
 	"github.com/sallyport-mesh/sallyport/deploy/manifest"
 	"github.com/sallyport-mesh/sallyport/pkg/pki"
@@ -35,11 +36,25 @@ func openCluster(kubeconfig, version string) (*cluster, error) {
 		return nil, err
 	}
 	cfg.UserAgent = "sallyport-agent/" + version
+	rereadToken(cfg)
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return nil, kubeconfigHint(fmt.Errorf("reading kubeconfig: %w", err))
 	}
 	return &cluster{cfg, client}, nil
+}
+
+// rereadToken has our own requests take the token from its file, each minute and
+// whenever the apiserver refuses the one in hand. client-go alone keeps a refused
+// token to the end of its minute, so an edge that slept through a token's life
+// would refuse everybody for as long. Requests of people never come here: theirs
+// go out on rest.AnonymousClientConfig, which takes no wrapper along.
+func rereadToken(cfg *rest.Config) {
+	if cfg.BearerTokenFile == "" {
+		return
+	}
+	cfg.Wrap(transport.ResettableTokenSourceWrapTransport(transport.NewCachedFileTokenSource(cfg.BearerTokenFile)))
+	cfg.BearerToken, cfg.BearerTokenFile = "", ""
 }
 
 func restConfig(kubeconfig string) (*rest.Config, error) {
