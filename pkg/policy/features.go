@@ -14,6 +14,12 @@ const (
 	FeatureRules = "rules.v1"
 	// FeatureDeny are rules that override every allow.
 	FeatureDeny = "deny.v1"
+	// FeaturePatterns are "*" in the resource names of rules. An agent that took
+	// them for names would let a deny pass.
+	FeaturePatterns = "patterns.v1"
+	// FeatureSelectors are grants on namespaces by their labels. An agent that
+	// ignored them would take such a grant for one on the whole cluster.
+	FeatureSelectors = "selectors.v1"
 	// FeatureExpiry ends grants at a moment.
 	FeatureExpiry = "expiry.v1"
 	// FeatureRevocation refuses by auth generation, device and session.
@@ -21,16 +27,22 @@ const (
 )
 
 // Features are those that this build knows.
-var Features = []string{FeatureDeny, FeatureExpiry, FeatureRevocation, FeatureRules}
+var Features = []string{FeatureDeny, FeatureExpiry, FeaturePatterns, FeatureRevocation, FeatureRules}
 
 // Requires lists what an agent must know to decide rightly from b, sorted.
 func Requires(b *apiv1.Bundle) []string {
 	need := []string{FeatureRevocation, FeatureRules}
-	for _, r := range b.GetRoles() {
-		if slices.ContainsFunc(r.GetRules(), (*apiv1.Rule).GetDeny) {
-			need = append(need, FeatureDeny)
-			break
-		}
+	anyRule := func(is func(*apiv1.Rule) bool) bool {
+		return slices.ContainsFunc(b.GetRoles(), func(r *apiv1.Role) bool { return slices.ContainsFunc(r.GetRules(), is) })
+	}
+	if anyRule((*apiv1.Rule).GetDeny) {
+		need = append(need, FeatureDeny)
+	}
+	if anyRule(hasPattern) {
+		need = append(need, FeaturePatterns)
+	}
+	if slices.ContainsFunc(b.GetGrants(), func(g *apiv1.BundleGrant) bool { return g.GetNamespaceSelector() != "" }) {
+		need = append(need, FeatureSelectors)
 	}
 	if slices.ContainsFunc(b.GetGrants(), func(g *apiv1.BundleGrant) bool { return g.GetExpiresAt() != nil }) {
 		need = append(need, FeatureExpiry)

@@ -75,7 +75,7 @@ func (x rule) covers(a *Attributes) bool {
 		// may include what it names.
 		return x.Deny
 	}
-	return slices.Contains(x.ResourceNames, target)
+	return slices.ContainsFunc(x.ResourceNames, func(n string) bool { return nameCovers(n, target) })
 }
 
 func hasOr(set []string, all, one string) bool {
@@ -104,7 +104,9 @@ func urlCovers(pattern, path string) bool {
 }
 
 // PolicyRules returns what a role allows, in the words of Kubernetes. Denies
-// have none and are left out: they live in the policy alone.
+// have none and are left out: they live in the policy alone. So do patterns of
+// names: a rule that has one is without names in Kubernetes, and the policy is
+// what holds people to them.
 func PolicyRules(r *apiv1.Role) []rbacv1.PolicyRule {
 	var out []rbacv1.PolicyRule
 	for _, x := range r.GetRules() {
@@ -112,9 +114,13 @@ func PolicyRules(r *apiv1.Role) []rbacv1.PolicyRule {
 			continue
 		}
 		if len(x.GetResources()) > 0 {
+			names := slices.Clone(x.GetResourceNames())
+			if hasPattern(x) {
+				names = nil
+			}
 			out = append(out, rbacv1.PolicyRule{
 				Verbs: slices.Clone(x.GetVerbs()), APIGroups: slices.Clone(x.GetApiGroups()),
-				Resources: slices.Clone(x.GetResources()), ResourceNames: slices.Clone(x.GetResourceNames()),
+				Resources: slices.Clone(x.GetResources()), ResourceNames: names,
 			})
 		}
 		if len(x.GetNonResourceUrls()) > 0 {

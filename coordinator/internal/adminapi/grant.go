@@ -12,15 +12,6 @@ import (
 	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
 )
 
-// ListRoles lists roles by name.
-func (s *Server) ListRoles(ctx context.Context, _ *connect.Request[apiv1.ListRolesRequest]) (*connect.Response[apiv1.ListRolesResponse], error) {
-	c, _, err := s.beginVisible(ctx, "role", "roles")
-	if err != nil {
-		return nil, err
-	}
-	return answer(c, &apiv1.ListRolesResponse{Roles: sorted(s.snap().Roles, nil)}, nil)
-}
-
 // CreateGrant gives a role.
 func (s *Server) CreateGrant(ctx context.Context, req *connect.Request[apiv1.CreateGrantRequest]) (*connect.Response[apiv1.Grant], error) {
 	m := req.Msg
@@ -40,7 +31,7 @@ func (s *Server) CreateGrant(ctx context.Context, req *connect.Request[apiv1.Cre
 	}
 	g, _, err := s.cfg.Directory.CreateGrant(ctx, directory.GrantSpec{
 		Role: m.Role, User: m.User, Group: m.Group, Project: m.Project, Cluster: m.Cluster,
-		Namespaces: m.Namespaces, ExpiresAt: expires, Reason: m.Reason,
+		Namespaces: m.Namespaces, NamespaceSelector: m.NamespaceSelector, ExpiresAt: expires, Reason: m.Reason,
 	})
 	return answer(c, g, err)
 }

@@ -26,13 +26,14 @@ func grantAdd() *cli.Command {
 			&cli.StringFlag{Name: "project", Usage: "on every cluster of `PROJECT`"},
 			&cli.StringFlag{Name: "cluster", Usage: "on `CLUSTER`"},
 			&cli.StringSliceFlag{Name: "namespace", Aliases: []string{"n"}, Usage: "only in `NAMESPACE`; repeat for several"},
+			&cli.StringFlag{Name: "namespace-selector", Usage: "only in namespaces whose labels match `SELECTOR`, for example team=a"},
 			&cli.DurationFlag{Name: "for", Usage: "ends after `DURATION`, for example 8h"},
 			&cli.StringFlag{Name: "reason", Usage: "`WHY`, for the record"},
 		},
 		func(c *cli.Context, s *session) error {
 			req := &apiv1.CreateGrantRequest{
 				Role: c.String("role"), User: c.String("user"), Group: c.String("group"), Project: c.String("project"),
-				Cluster: c.String("cluster"), Namespaces: c.StringSlice("namespace"), Reason: c.String("reason"),
+				Cluster: c.String("cluster"), Namespaces: c.StringSlice("namespace"), NamespaceSelector: c.String("namespace-selector"), Reason: c.String("reason"),
 			}
 			if d := c.Duration("for"); c.IsSet("for") {
 				if d <= 0 {
@@ -97,19 +98,8 @@ func grantRow(v *apiv1.GrantView) []string {
 	if len(g.Namespaces) > 0 {
 		namespaces = strings.Join(g.Namespaces, ", ")
 	}
+	if g.NamespaceSelector != "" {
+		namespaces = "labels " + g.NamespaceSelector
+	}
 	return []string{g.Id, kind + v.Subject, g.Role, target + v.Target, namespaces, when(g.ExpiresAt)}
-}
-
-func roles() *cli.Command {
-	return noun("role", "what a grant gives", verb("list", "list roles", "sallyportctl role list", nil, nil, func(c *cli.Context, s *session) error {
-		res, err := s.admin.ListRoles(c.Context, connect.NewRequest(&apiv1.ListRolesRequest{}))
-		if err != nil {
-			return err
-		}
-		var rows [][]string
-		for _, r := range res.Msg.Roles {
-			rows = append(rows, []string{r.Name, r.Description, fmt.Sprint(len(r.Rules))})
-		}
-		return show(c, res.Msg, []string{"NAME", "DESCRIPTION", "RULES"}, rows)
-	}))
 }

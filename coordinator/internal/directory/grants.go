@@ -12,6 +12,7 @@ import (
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/store"
 	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
 	"github.com/sallyport-mesh/sallyport/pkg/identity"
+	"github.com/sallyport-mesh/sallyport/pkg/policy"
 )
 
 // GrantSpec describes a new grant. Users, groups, projects and clusters are
@@ -25,12 +26,12 @@ type GrantSpec struct {
 	// Namespaces of the target; empty means all of it, cluster-scoped objects
 	// too.
 	Namespaces []string
-	ExpiresAt  time.Time // zero means until it is deleted
-	Reason     string
+	// NamespaceSelector, in place of Namespaces, is a label selector: all that
+	// match it, at any time.
+	NamespaceSelector string
+	ExpiresAt         time.Time // zero means until it is deleted
+	Reason            string
 }
-
-// ourNamespaces are refused by the proxy whatever a grant says.
-var ourNamespaces = []string{"sallyport-system", "sallyport-users"}
 
 // CreateGrant gives a role to a user or a group on a project or a cluster.
 func (d *Directory) CreateGrant(ctx context.Context, spec GrantSpec) (*apiv1.Grant, uint64, error) {
@@ -41,11 +42,15 @@ func (d *Directory) CreateGrant(ctx context.Context, spec GrantSpec) (*apiv1.Gra
 		return nil, 0, &InvalidError{"target", "a grant is on one project or one cluster", "give either --project or --cluster"}
 	}
 	namespaces := slices.Compact(slices.Sorted(slices.Values(spec.Namespaces)))
+	selector, err := cleanSelector(spec)
+	if err != nil {
+		return nil, 0, err
+	}
 	for _, ns := range namespaces {
 		if msgs := content.IsDNS1123Label(ns); len(msgs) > 0 {
-			return nil, 0, &InvalidError{"namespace", fmt.Sprintf("%q is not a namespace: %s", ns, msgs[0]), "patterns are not taken; list the namespaces"}
+			return nil, 0, &InvalidError{"namespace", fmt.Sprintf("%q is not a namespace: %s", ns, msgs[0]), "patterns are not taken: list the namespaces, or select them by label with --namespace-selector"}
 		}
-		if slices.Contains(ourNamespaces, ns) {
+		if ns == policy.SystemNamespace || ns == policy.UsersNamespace { // the proxy refuses them whatever a grant says
 			return nil, 0, &InvalidError{Field: "namespace", Reason: fmt.Sprintf("%q is Sallyport's own and open to nobody", ns)}
 		}
 	}
@@ -57,7 +62,7 @@ func (d *Directory) CreateGrant(ctx context.Context, spec GrantSpec) (*apiv1.Gra
 		return nil, 0, err
 	}
 	return change(ctx, d, func(tx store.Txn) (*apiv1.Grant, error) {
-		g := &apiv1.Grant{Role: spec.Role, Namespaces: namespaces, Reason: reason}
+		g := &apiv1.Grant{Role: spec.Role, Namespaces: namespaces, NamespaceSelector: selector, Reason: reason}
 		if !spec.ExpiresAt.IsZero() {
 			g.ExpiresAt = at(spec.ExpiresAt)
 		}
@@ -76,6 +81,22 @@ func (d *Directory) CreateGrant(ctx context.Context, spec GrantSpec) (*apiv1.Gra
 		g.Id, g.CreatedAt = identity.NewID(identity.Grant), at(d.now())
 		return g, grants.put(tx, g.Id, g)
 	})
+}
+
+// cleanSelector puts a label selector in its one way of being written, so that
+// equal ones are equal.
+func cleanSelector(spec GrantSpec) (string, error) {
+	if spec.NamespaceSelector == "" {
+		return "", nil
+	}
+	if len(spec.Namespaces) > 0 {
+		return "", &InvalidError{"namespace selector", "a grant is on namespaces by name or by label, not both", "add two grants"}
+	}
+	selector, err := policy.ParseSelector(spec.NamespaceSelector)
+	if err != nil {
+		return "", &InvalidError{"namespace selector", err.Error(), "write it as for kubectl -l: team=a, 'env in (dev,test)', team=a,env!=prod"}
+	}
+	return selector.String(), nil
 }
 
 func resolveGrant(r store.Reader, spec GrantSpec, g *apiv1.Grant) error {
@@ -115,7 +136,7 @@ func resolveGrant(r store.Reader, spec GrantSpec, g *apiv1.Grant) error {
 func sameGrant(a, b *apiv1.Grant) bool {
 	return a.Role == b.Role && a.UserId == b.UserId && a.GroupId == b.GroupId &&
 		a.ProjectId == b.ProjectId && a.ClusterId == b.ClusterId &&
-		slices.Equal(a.Namespaces, b.Namespaces) && proto.Equal(a.ExpiresAt, b.ExpiresAt)
+		slices.Equal(a.Namespaces, b.Namespaces) && a.NamespaceSelector == b.NamespaceSelector && proto.Equal(a.ExpiresAt, b.ExpiresAt)
 }
 
 // DeleteGrant ends a grant.

@@ -131,6 +131,7 @@ func (v *view) bundle(clusterID string, by Issuer) *apiv1.Bundle {
 			b.Grants = append(b.Grants, &apiv1.BundleGrant{
 				Id: g.GetId(), UserId: g.GetUserId(), GroupId: g.GetGroupId(), Role: g.GetRole(),
 				Namespaces: slices.Sorted(slices.Values(g.GetNamespaces())), ExpiresAt: g.GetExpiresAt(),
+				NamespaceSelector: g.GetNamespaceSelector(),
 			})
 		}
 	}

@@ -51,7 +51,7 @@ func rolesOf(b *apiv1.Bundle, userID string, live func(*apiv1.BundleGrant) bool)
 		}
 		names[g.GetRole()] = true
 		namespaces = append(namespaces, g.GetNamespaces()...)
-		whole = whole || len(g.GetNamespaces()) == 0
+		whole = whole || len(g.GetNamespaces()) == 0 && g.GetNamespaceSelector() == ""
 	}
 	if !whole && len(namespaces) > 0 {
 		namespace = slices.Min(namespaces)

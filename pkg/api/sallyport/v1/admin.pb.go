@@ -2056,10 +2056,13 @@ type WhyRequest struct {
 	// Empty is the core group.
 	ApiGroup string `protobuf:"bytes,5,opt,name=api_group,json=apiGroup,proto3" json:"api_group,omitempty"`
 	// Empty asks for the whole cluster.
-	Namespace     string `protobuf:"bytes,6,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name          string `protobuf:"bytes,7,opt,name=name,proto3" json:"name,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Namespace string `protobuf:"bytes,6,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string `protobuf:"bytes,7,opt,name=name,proto3" json:"name,omitempty"`
+	// Labels that the namespace has. The coordinator does not see them, and takes
+	// grants by label selector for not matching without.
+	NamespaceLabels map[string]string `protobuf:"bytes,8,rep,name=namespace_labels,json=namespaceLabels,proto3" json:"namespace_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *WhyRequest) Reset() {
@@ -2139,6 +2142,13 @@ func (x *WhyRequest) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *WhyRequest) GetNamespaceLabels() map[string]string {
+	if x != nil {
+		return x.NamespaceLabels
+	}
+	return nil
 }
 
 type WhyResponse struct {
@@ -2298,23 +2308,165 @@ func (x *ListRolesResponse) GetRoles() []*Role {
 	return nil
 }
 
-type CreateGrantRequest struct {
+type CreateRoleRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Role          string                 `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
-	User          string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
-	Group         string                 `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`
-	Project       string                 `protobuf:"bytes,4,opt,name=project,proto3" json:"project,omitempty"`
-	Cluster       string                 `protobuf:"bytes,5,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	Namespaces    []string               `protobuf:"bytes,6,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
-	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
-	Reason        string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	Role          *Role                  `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
+func (x *CreateRoleRequest) Reset() {
+	*x = CreateRoleRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateRoleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateRoleRequest) ProtoMessage() {}
+
+func (x *CreateRoleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateRoleRequest.ProtoReflect.Descriptor instead.
+func (*CreateRoleRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *CreateRoleRequest) GetRole() *Role {
+	if x != nil {
+		return x.Role
+	}
+	return nil
+}
+
+type ChangeRoleRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Role          *Role                  `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeRoleRequest) Reset() {
+	*x = ChangeRoleRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeRoleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeRoleRequest) ProtoMessage() {}
+
+func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeRoleRequest.ProtoReflect.Descriptor instead.
+func (*ChangeRoleRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ChangeRoleRequest) GetRole() *Role {
+	if x != nil {
+		return x.Role
+	}
+	return nil
+}
+
+type DeleteRoleRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	WithGrants    bool                   `protobuf:"varint,2,opt,name=with_grants,json=withGrants,proto3" json:"with_grants,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRoleRequest) Reset() {
+	*x = DeleteRoleRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRoleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRoleRequest) ProtoMessage() {}
+
+func (x *DeleteRoleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRoleRequest.ProtoReflect.Descriptor instead.
+func (*DeleteRoleRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *DeleteRoleRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteRoleRequest) GetWithGrants() bool {
+	if x != nil {
+		return x.WithGrants
+	}
+	return false
+}
+
+type CreateGrantRequest struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Role       string                 `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	User       string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	Group      string                 `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`
+	Project    string                 `protobuf:"bytes,4,opt,name=project,proto3" json:"project,omitempty"`
+	Cluster    string                 `protobuf:"bytes,5,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Namespaces []string               `protobuf:"bytes,6,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	ExpiresAt  *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	Reason     string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	// In place of namespaces: those whose labels match, whenever they do.
+	NamespaceSelector string `protobuf:"bytes,9,opt,name=namespace_selector,json=namespaceSelector,proto3" json:"namespace_selector,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
 func (x *CreateGrantRequest) Reset() {
 	*x = CreateGrantRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[42]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2326,7 +2478,7 @@ func (x *CreateGrantRequest) String() string {
 func (*CreateGrantRequest) ProtoMessage() {}
 
 func (x *CreateGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[42]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2339,7 +2491,7 @@ func (x *CreateGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGrantRequest.ProtoReflect.Descriptor instead.
 func (*CreateGrantRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CreateGrantRequest) GetRole() string {
@@ -2398,6 +2550,13 @@ func (x *CreateGrantRequest) GetReason() string {
 	return ""
 }
 
+func (x *CreateGrantRequest) GetNamespaceSelector() string {
+	if x != nil {
+		return x.NamespaceSelector
+	}
+	return ""
+}
+
 type ListGrantsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
@@ -2409,7 +2568,7 @@ type ListGrantsRequest struct {
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[43]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2421,7 +2580,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[43]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2434,7 +2593,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListGrantsRequest) GetUser() string {
@@ -2467,7 +2626,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[44]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2479,7 +2638,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[44]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2492,7 +2651,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListGrantsResponse) GetGrants() []*GrantView {
@@ -2513,7 +2672,7 @@ type GrantView struct {
 
 func (x *GrantView) Reset() {
 	*x = GrantView{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[45]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2525,7 +2684,7 @@ func (x *GrantView) String() string {
 func (*GrantView) ProtoMessage() {}
 
 func (x *GrantView) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[45]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2538,7 +2697,7 @@ func (x *GrantView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantView.ProtoReflect.Descriptor instead.
 func (*GrantView) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GrantView) GetGrant() *Grant {
@@ -2571,7 +2730,7 @@ type DeleteGrantRequest struct {
 
 func (x *DeleteGrantRequest) Reset() {
 	*x = DeleteGrantRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[46]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +2742,7 @@ func (x *DeleteGrantRequest) String() string {
 func (*DeleteGrantRequest) ProtoMessage() {}
 
 func (x *DeleteGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[46]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2755,7 @@ func (x *DeleteGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGrantRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGrantRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DeleteGrantRequest) GetId() string {
@@ -2615,7 +2774,7 @@ type ListDevicesRequest struct {
 
 func (x *ListDevicesRequest) Reset() {
 	*x = ListDevicesRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[47]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2627,7 +2786,7 @@ func (x *ListDevicesRequest) String() string {
 func (*ListDevicesRequest) ProtoMessage() {}
 
 func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[47]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2640,7 +2799,7 @@ func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesRequest.ProtoReflect.Descriptor instead.
 func (*ListDevicesRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListDevicesRequest) GetUser() string {
@@ -2659,7 +2818,7 @@ type ListDevicesResponse struct {
 
 func (x *ListDevicesResponse) Reset() {
 	*x = ListDevicesResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[48]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2671,7 +2830,7 @@ func (x *ListDevicesResponse) String() string {
 func (*ListDevicesResponse) ProtoMessage() {}
 
 func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[48]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2684,7 +2843,7 @@ func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesResponse.ProtoReflect.Descriptor instead.
 func (*ListDevicesResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListDevicesResponse) GetDevices() []*DeviceView {
@@ -2707,7 +2866,7 @@ type DeviceView struct {
 
 func (x *DeviceView) Reset() {
 	*x = DeviceView{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[49]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2719,7 +2878,7 @@ func (x *DeviceView) String() string {
 func (*DeviceView) ProtoMessage() {}
 
 func (x *DeviceView) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[49]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2732,7 +2891,7 @@ func (x *DeviceView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceView.ProtoReflect.Descriptor instead.
 func (*DeviceView) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *DeviceView) GetDevice() *Device {
@@ -2779,7 +2938,7 @@ type RevokeDeviceRequest struct {
 
 func (x *RevokeDeviceRequest) Reset() {
 	*x = RevokeDeviceRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[50]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2791,7 +2950,7 @@ func (x *RevokeDeviceRequest) String() string {
 func (*RevokeDeviceRequest) ProtoMessage() {}
 
 func (x *RevokeDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[50]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2804,7 +2963,7 @@ func (x *RevokeDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeDeviceRequest.ProtoReflect.Descriptor instead.
 func (*RevokeDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RevokeDeviceRequest) GetDevice() string {
@@ -2841,7 +3000,7 @@ type SearchAuditRequest struct {
 
 func (x *SearchAuditRequest) Reset() {
 	*x = SearchAuditRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[51]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2853,7 +3012,7 @@ func (x *SearchAuditRequest) String() string {
 func (*SearchAuditRequest) ProtoMessage() {}
 
 func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[51]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2866,7 +3025,7 @@ func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditRequest.ProtoReflect.Descriptor instead.
 func (*SearchAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *SearchAuditRequest) GetUser() string {
@@ -2992,7 +3151,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[52]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3004,7 +3163,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[52]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3017,7 +3176,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *AuditRecord) GetLog() string {
@@ -3191,7 +3350,7 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\x12RemoveAgentRequest\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\"1\n" +
 	"\x13RemoveAgentResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x04R\brevision\"\xb9\x01\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"\xd7\x02\n" +
 	"\n" +
 	"WhyRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x18\n" +
@@ -3200,7 +3359,11 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\bresource\x18\x04 \x01(\tR\bresource\x12\x1b\n" +
 	"\tapi_group\x18\x05 \x01(\tR\bapiGroup\x12\x1c\n" +
 	"\tnamespace\x18\x06 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\a \x01(\tR\x04name\"\x85\x01\n" +
+	"\x04name\x18\a \x01(\tR\x04name\x12X\n" +
+	"\x10namespace_labels\x18\b \x03(\v2-.sallyport.v1.WhyRequest.NamespaceLabelsEntryR\x0fnamespaceLabels\x1aB\n" +
+	"\x14NamespaceLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x85\x01\n" +
 	"\vWhyResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
@@ -3209,7 +3372,15 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\brevision\x18\x05 \x01(\x04R\brevision\"\x12\n" +
 	"\x10ListRolesRequest\"=\n" +
 	"\x11ListRolesResponse\x12(\n" +
-	"\x05roles\x18\x01 \x03(\v2\x12.sallyport.v1.RoleR\x05roles\"\xf9\x01\n" +
+	"\x05roles\x18\x01 \x03(\v2\x12.sallyport.v1.RoleR\x05roles\";\n" +
+	"\x11CreateRoleRequest\x12&\n" +
+	"\x04role\x18\x01 \x01(\v2\x12.sallyport.v1.RoleR\x04role\";\n" +
+	"\x11ChangeRoleRequest\x12&\n" +
+	"\x04role\x18\x01 \x01(\v2\x12.sallyport.v1.RoleR\x04role\"H\n" +
+	"\x11DeleteRoleRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
+	"\vwith_grants\x18\x02 \x01(\bR\n" +
+	"withGrants\"\xa8\x02\n" +
 	"\x12CreateGrantRequest\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x14\n" +
@@ -3221,7 +3392,8 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"namespaces\x129\n" +
 	"\n" +
 	"expires_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x16\n" +
-	"\x06reason\x18\b \x01(\tR\x06reason\"[\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x12-\n" +
+	"\x12namespace_selector\x18\t \x01(\tR\x11namespaceSelector\"[\n" +
 	"\x11ListGrantsRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x18\n" +
 	"\aproject\x18\x02 \x01(\tR\aproject\x12\x18\n" +
@@ -3270,7 +3442,7 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\acluster\x18\x03 \x01(\tR\acluster\x12\x18\n" +
 	"\aproject\x18\x04 \x01(\tR\aproject\x12\x16\n" +
 	"\x06intent\x18\x05 \x01(\fR\x06intent\x12\x18\n" +
-	"\aoutcome\x18\x06 \x01(\fR\aoutcome2\xaf\x12\n" +
+	"\aoutcome\x18\x06 \x01(\fR\aoutcome2\x80\x14\n" +
 	"\fAdminService\x12C\n" +
 	"\x06Whoami\x12\x1b.sallyport.v1.WhoamiRequest\x1a\x1c.sallyport.v1.WhoamiResponse\x12O\n" +
 	"\n" +
@@ -3299,7 +3471,13 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\rDeleteCluster\x12\".sallyport.v1.DeleteClusterRequest\x1a\x14.sallyport.v1.Effect0\x01\x12R\n" +
 	"\vRemoveAgent\x12 .sallyport.v1.RemoveAgentRequest\x1a!.sallyport.v1.RemoveAgentResponse\x12:\n" +
 	"\x03Why\x12\x18.sallyport.v1.WhyRequest\x1a\x19.sallyport.v1.WhyResponse\x12L\n" +
-	"\tListRoles\x12\x1e.sallyport.v1.ListRolesRequest\x1a\x1f.sallyport.v1.ListRolesResponse\x12D\n" +
+	"\tListRoles\x12\x1e.sallyport.v1.ListRolesRequest\x1a\x1f.sallyport.v1.ListRolesResponse\x12A\n" +
+	"\n" +
+	"CreateRole\x12\x1f.sallyport.v1.CreateRoleRequest\x1a\x12.sallyport.v1.Role\x12E\n" +
+	"\n" +
+	"ChangeRole\x12\x1f.sallyport.v1.ChangeRoleRequest\x1a\x14.sallyport.v1.Effect0\x01\x12E\n" +
+	"\n" +
+	"DeleteRole\x12\x1f.sallyport.v1.DeleteRoleRequest\x1a\x14.sallyport.v1.Effect0\x01\x12D\n" +
 	"\vCreateGrant\x12 .sallyport.v1.CreateGrantRequest\x1a\x13.sallyport.v1.Grant\x12O\n" +
 	"\n" +
 	"ListGrants\x12\x1f.sallyport.v1.ListGrantsRequest\x1a .sallyport.v1.ListGrantsResponse\x12G\n" +
@@ -3320,7 +3498,7 @@ func file_sallyport_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sallyport_v1_admin_proto_rawDescData
 }
 
-var file_sallyport_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_sallyport_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_sallyport_v1_admin_proto_goTypes = []any{
 	(*WhoamiRequest)(nil),           // 0: sallyport.v1.WhoamiRequest
 	(*WhoamiResponse)(nil),          // 1: sallyport.v1.WhoamiResponse
@@ -3364,124 +3542,137 @@ var file_sallyport_v1_admin_proto_goTypes = []any{
 	(*WhyResponse)(nil),             // 39: sallyport.v1.WhyResponse
 	(*ListRolesRequest)(nil),        // 40: sallyport.v1.ListRolesRequest
 	(*ListRolesResponse)(nil),       // 41: sallyport.v1.ListRolesResponse
-	(*CreateGrantRequest)(nil),      // 42: sallyport.v1.CreateGrantRequest
-	(*ListGrantsRequest)(nil),       // 43: sallyport.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),      // 44: sallyport.v1.ListGrantsResponse
-	(*GrantView)(nil),               // 45: sallyport.v1.GrantView
-	(*DeleteGrantRequest)(nil),      // 46: sallyport.v1.DeleteGrantRequest
-	(*ListDevicesRequest)(nil),      // 47: sallyport.v1.ListDevicesRequest
-	(*ListDevicesResponse)(nil),     // 48: sallyport.v1.ListDevicesResponse
-	(*DeviceView)(nil),              // 49: sallyport.v1.DeviceView
-	(*RevokeDeviceRequest)(nil),     // 50: sallyport.v1.RevokeDeviceRequest
-	(*SearchAuditRequest)(nil),      // 51: sallyport.v1.SearchAuditRequest
-	(*AuditRecord)(nil),             // 52: sallyport.v1.AuditRecord
-	(*AdminBinding)(nil),            // 53: sallyport.v1.AdminBinding
-	(*timestamppb.Timestamp)(nil),   // 54: google.protobuf.Timestamp
-	(*User)(nil),                    // 55: sallyport.v1.User
-	(*Group)(nil),                   // 56: sallyport.v1.Group
-	(*Project)(nil),                 // 57: sallyport.v1.Project
-	(*Cluster)(nil),                 // 58: sallyport.v1.Cluster
-	(*Agent)(nil),                   // 59: sallyport.v1.Agent
-	(*Role)(nil),                    // 60: sallyport.v1.Role
-	(*Grant)(nil),                   // 61: sallyport.v1.Grant
-	(*Device)(nil),                  // 62: sallyport.v1.Device
+	(*CreateRoleRequest)(nil),       // 42: sallyport.v1.CreateRoleRequest
+	(*ChangeRoleRequest)(nil),       // 43: sallyport.v1.ChangeRoleRequest
+	(*DeleteRoleRequest)(nil),       // 44: sallyport.v1.DeleteRoleRequest
+	(*CreateGrantRequest)(nil),      // 45: sallyport.v1.CreateGrantRequest
+	(*ListGrantsRequest)(nil),       // 46: sallyport.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),      // 47: sallyport.v1.ListGrantsResponse
+	(*GrantView)(nil),               // 48: sallyport.v1.GrantView
+	(*DeleteGrantRequest)(nil),      // 49: sallyport.v1.DeleteGrantRequest
+	(*ListDevicesRequest)(nil),      // 50: sallyport.v1.ListDevicesRequest
+	(*ListDevicesResponse)(nil),     // 51: sallyport.v1.ListDevicesResponse
+	(*DeviceView)(nil),              // 52: sallyport.v1.DeviceView
+	(*RevokeDeviceRequest)(nil),     // 53: sallyport.v1.RevokeDeviceRequest
+	(*SearchAuditRequest)(nil),      // 54: sallyport.v1.SearchAuditRequest
+	(*AuditRecord)(nil),             // 55: sallyport.v1.AuditRecord
+	nil,                             // 56: sallyport.v1.WhyRequest.NamespaceLabelsEntry
+	(*AdminBinding)(nil),            // 57: sallyport.v1.AdminBinding
+	(*timestamppb.Timestamp)(nil),   // 58: google.protobuf.Timestamp
+	(*User)(nil),                    // 59: sallyport.v1.User
+	(*Group)(nil),                   // 60: sallyport.v1.Group
+	(*Project)(nil),                 // 61: sallyport.v1.Project
+	(*Cluster)(nil),                 // 62: sallyport.v1.Cluster
+	(*Agent)(nil),                   // 63: sallyport.v1.Agent
+	(*Role)(nil),                    // 64: sallyport.v1.Role
+	(*Grant)(nil),                   // 65: sallyport.v1.Grant
+	(*Device)(nil),                  // 66: sallyport.v1.Device
 }
 var file_sallyport_v1_admin_proto_depIdxs = []int32{
-	53, // 0: sallyport.v1.WhoamiResponse.admin:type_name -> sallyport.v1.AdminBinding
+	57, // 0: sallyport.v1.WhoamiResponse.admin:type_name -> sallyport.v1.AdminBinding
 	3,  // 1: sallyport.v1.Effect.committed:type_name -> sallyport.v1.Committed
 	4,  // 2: sallyport.v1.Effect.agent:type_name -> sallyport.v1.AgentEffect
-	54, // 3: sallyport.v1.Committed.at:type_name -> google.protobuf.Timestamp
-	54, // 4: sallyport.v1.AgentEffect.last_seen:type_name -> google.protobuf.Timestamp
-	54, // 5: sallyport.v1.AgentEffect.exec_stale_at:type_name -> google.protobuf.Timestamp
-	54, // 6: sallyport.v1.AgentEffect.write_stale_at:type_name -> google.protobuf.Timestamp
-	54, // 7: sallyport.v1.AgentEffect.read_stale_at:type_name -> google.protobuf.Timestamp
-	55, // 8: sallyport.v1.CreateUserResponse.user:type_name -> sallyport.v1.User
-	55, // 9: sallyport.v1.ListUsersResponse.users:type_name -> sallyport.v1.User
-	55, // 10: sallyport.v1.BindAdminResponse.user:type_name -> sallyport.v1.User
-	56, // 11: sallyport.v1.ListGroupsResponse.groups:type_name -> sallyport.v1.Group
-	57, // 12: sallyport.v1.ListProjectsResponse.projects:type_name -> sallyport.v1.Project
-	58, // 13: sallyport.v1.CreateClusterResponse.cluster:type_name -> sallyport.v1.Cluster
-	54, // 14: sallyport.v1.CreateClusterResponse.token_expires_at:type_name -> google.protobuf.Timestamp
+	58, // 3: sallyport.v1.Committed.at:type_name -> google.protobuf.Timestamp
+	58, // 4: sallyport.v1.AgentEffect.last_seen:type_name -> google.protobuf.Timestamp
+	58, // 5: sallyport.v1.AgentEffect.exec_stale_at:type_name -> google.protobuf.Timestamp
+	58, // 6: sallyport.v1.AgentEffect.write_stale_at:type_name -> google.protobuf.Timestamp
+	58, // 7: sallyport.v1.AgentEffect.read_stale_at:type_name -> google.protobuf.Timestamp
+	59, // 8: sallyport.v1.CreateUserResponse.user:type_name -> sallyport.v1.User
+	59, // 9: sallyport.v1.ListUsersResponse.users:type_name -> sallyport.v1.User
+	59, // 10: sallyport.v1.BindAdminResponse.user:type_name -> sallyport.v1.User
+	60, // 11: sallyport.v1.ListGroupsResponse.groups:type_name -> sallyport.v1.Group
+	61, // 12: sallyport.v1.ListProjectsResponse.projects:type_name -> sallyport.v1.Project
+	62, // 13: sallyport.v1.CreateClusterResponse.cluster:type_name -> sallyport.v1.Cluster
+	58, // 14: sallyport.v1.CreateClusterResponse.token_expires_at:type_name -> google.protobuf.Timestamp
 	31, // 15: sallyport.v1.ListClustersResponse.clusters:type_name -> sallyport.v1.ClusterStatus
-	58, // 16: sallyport.v1.ClusterStatus.cluster:type_name -> sallyport.v1.Cluster
+	62, // 16: sallyport.v1.ClusterStatus.cluster:type_name -> sallyport.v1.Cluster
 	32, // 17: sallyport.v1.ClusterStatus.agents:type_name -> sallyport.v1.AgentStatus
-	59, // 18: sallyport.v1.AgentStatus.agent:type_name -> sallyport.v1.Agent
-	54, // 19: sallyport.v1.AgentStatus.last_seen:type_name -> google.protobuf.Timestamp
-	54, // 20: sallyport.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	60, // 21: sallyport.v1.ListRolesResponse.roles:type_name -> sallyport.v1.Role
-	54, // 22: sallyport.v1.CreateGrantRequest.expires_at:type_name -> google.protobuf.Timestamp
-	45, // 23: sallyport.v1.ListGrantsResponse.grants:type_name -> sallyport.v1.GrantView
-	61, // 24: sallyport.v1.GrantView.grant:type_name -> sallyport.v1.Grant
-	49, // 25: sallyport.v1.ListDevicesResponse.devices:type_name -> sallyport.v1.DeviceView
-	62, // 26: sallyport.v1.DeviceView.device:type_name -> sallyport.v1.Device
-	54, // 27: sallyport.v1.DeviceView.session_expires_at:type_name -> google.protobuf.Timestamp
-	54, // 28: sallyport.v1.SearchAuditRequest.since:type_name -> google.protobuf.Timestamp
-	54, // 29: sallyport.v1.SearchAuditRequest.until:type_name -> google.protobuf.Timestamp
-	0,  // 30: sallyport.v1.AdminService.Whoami:input_type -> sallyport.v1.WhoamiRequest
-	5,  // 31: sallyport.v1.AdminService.CreateUser:input_type -> sallyport.v1.CreateUserRequest
-	7,  // 32: sallyport.v1.AdminService.ListUsers:input_type -> sallyport.v1.ListUsersRequest
-	9,  // 33: sallyport.v1.AdminService.DeleteUser:input_type -> sallyport.v1.DeleteUserRequest
-	10, // 34: sallyport.v1.AdminService.SetPassword:input_type -> sallyport.v1.SetPasswordRequest
-	12, // 35: sallyport.v1.AdminService.SuspendUser:input_type -> sallyport.v1.SuspendUserRequest
-	13, // 36: sallyport.v1.AdminService.ResumeUser:input_type -> sallyport.v1.ResumeUserRequest
-	15, // 37: sallyport.v1.AdminService.BindAdmin:input_type -> sallyport.v1.BindAdminRequest
-	15, // 38: sallyport.v1.AdminService.UnbindAdmin:input_type -> sallyport.v1.BindAdminRequest
-	17, // 39: sallyport.v1.AdminService.CreateGroup:input_type -> sallyport.v1.CreateGroupRequest
-	18, // 40: sallyport.v1.AdminService.ListGroups:input_type -> sallyport.v1.ListGroupsRequest
-	20, // 41: sallyport.v1.AdminService.AddMember:input_type -> sallyport.v1.MemberRequest
-	20, // 42: sallyport.v1.AdminService.RemoveMember:input_type -> sallyport.v1.MemberRequest
-	21, // 43: sallyport.v1.AdminService.DeleteGroup:input_type -> sallyport.v1.DeleteGroupRequest
-	22, // 44: sallyport.v1.AdminService.CreateProject:input_type -> sallyport.v1.CreateProjectRequest
-	23, // 45: sallyport.v1.AdminService.ListProjects:input_type -> sallyport.v1.ListProjectsRequest
-	25, // 46: sallyport.v1.AdminService.DeleteProject:input_type -> sallyport.v1.DeleteProjectRequest
-	27, // 47: sallyport.v1.AdminService.CreateCluster:input_type -> sallyport.v1.CreateClusterRequest
-	29, // 48: sallyport.v1.AdminService.ListClusters:input_type -> sallyport.v1.ListClustersRequest
-	33, // 49: sallyport.v1.AdminService.CreateJoinToken:input_type -> sallyport.v1.CreateJoinTokenRequest
-	35, // 50: sallyport.v1.AdminService.DeleteCluster:input_type -> sallyport.v1.DeleteClusterRequest
-	36, // 51: sallyport.v1.AdminService.RemoveAgent:input_type -> sallyport.v1.RemoveAgentRequest
-	38, // 52: sallyport.v1.AdminService.Why:input_type -> sallyport.v1.WhyRequest
-	40, // 53: sallyport.v1.AdminService.ListRoles:input_type -> sallyport.v1.ListRolesRequest
-	42, // 54: sallyport.v1.AdminService.CreateGrant:input_type -> sallyport.v1.CreateGrantRequest
-	43, // 55: sallyport.v1.AdminService.ListGrants:input_type -> sallyport.v1.ListGrantsRequest
-	46, // 56: sallyport.v1.AdminService.DeleteGrant:input_type -> sallyport.v1.DeleteGrantRequest
-	47, // 57: sallyport.v1.AdminService.ListDevices:input_type -> sallyport.v1.ListDevicesRequest
-	50, // 58: sallyport.v1.AdminService.RevokeDevice:input_type -> sallyport.v1.RevokeDeviceRequest
-	51, // 59: sallyport.v1.AdminService.SearchAudit:input_type -> sallyport.v1.SearchAuditRequest
-	1,  // 60: sallyport.v1.AdminService.Whoami:output_type -> sallyport.v1.WhoamiResponse
-	6,  // 61: sallyport.v1.AdminService.CreateUser:output_type -> sallyport.v1.CreateUserResponse
-	8,  // 62: sallyport.v1.AdminService.ListUsers:output_type -> sallyport.v1.ListUsersResponse
-	2,  // 63: sallyport.v1.AdminService.DeleteUser:output_type -> sallyport.v1.Effect
-	11, // 64: sallyport.v1.AdminService.SetPassword:output_type -> sallyport.v1.SetPasswordResponse
-	2,  // 65: sallyport.v1.AdminService.SuspendUser:output_type -> sallyport.v1.Effect
-	14, // 66: sallyport.v1.AdminService.ResumeUser:output_type -> sallyport.v1.ResumeUserResponse
-	16, // 67: sallyport.v1.AdminService.BindAdmin:output_type -> sallyport.v1.BindAdminResponse
-	16, // 68: sallyport.v1.AdminService.UnbindAdmin:output_type -> sallyport.v1.BindAdminResponse
-	56, // 69: sallyport.v1.AdminService.CreateGroup:output_type -> sallyport.v1.Group
-	19, // 70: sallyport.v1.AdminService.ListGroups:output_type -> sallyport.v1.ListGroupsResponse
-	56, // 71: sallyport.v1.AdminService.AddMember:output_type -> sallyport.v1.Group
-	2,  // 72: sallyport.v1.AdminService.RemoveMember:output_type -> sallyport.v1.Effect
-	2,  // 73: sallyport.v1.AdminService.DeleteGroup:output_type -> sallyport.v1.Effect
-	57, // 74: sallyport.v1.AdminService.CreateProject:output_type -> sallyport.v1.Project
-	24, // 75: sallyport.v1.AdminService.ListProjects:output_type -> sallyport.v1.ListProjectsResponse
-	26, // 76: sallyport.v1.AdminService.DeleteProject:output_type -> sallyport.v1.DeleteProjectResponse
-	28, // 77: sallyport.v1.AdminService.CreateCluster:output_type -> sallyport.v1.CreateClusterResponse
-	30, // 78: sallyport.v1.AdminService.ListClusters:output_type -> sallyport.v1.ListClustersResponse
-	34, // 79: sallyport.v1.AdminService.CreateJoinToken:output_type -> sallyport.v1.CreateJoinTokenResponse
-	2,  // 80: sallyport.v1.AdminService.DeleteCluster:output_type -> sallyport.v1.Effect
-	37, // 81: sallyport.v1.AdminService.RemoveAgent:output_type -> sallyport.v1.RemoveAgentResponse
-	39, // 82: sallyport.v1.AdminService.Why:output_type -> sallyport.v1.WhyResponse
-	41, // 83: sallyport.v1.AdminService.ListRoles:output_type -> sallyport.v1.ListRolesResponse
-	61, // 84: sallyport.v1.AdminService.CreateGrant:output_type -> sallyport.v1.Grant
-	44, // 85: sallyport.v1.AdminService.ListGrants:output_type -> sallyport.v1.ListGrantsResponse
-	2,  // 86: sallyport.v1.AdminService.DeleteGrant:output_type -> sallyport.v1.Effect
-	48, // 87: sallyport.v1.AdminService.ListDevices:output_type -> sallyport.v1.ListDevicesResponse
-	2,  // 88: sallyport.v1.AdminService.RevokeDevice:output_type -> sallyport.v1.Effect
-	52, // 89: sallyport.v1.AdminService.SearchAudit:output_type -> sallyport.v1.AuditRecord
-	60, // [60:90] is the sub-list for method output_type
-	30, // [30:60] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	63, // 18: sallyport.v1.AgentStatus.agent:type_name -> sallyport.v1.Agent
+	58, // 19: sallyport.v1.AgentStatus.last_seen:type_name -> google.protobuf.Timestamp
+	58, // 20: sallyport.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	56, // 21: sallyport.v1.WhyRequest.namespace_labels:type_name -> sallyport.v1.WhyRequest.NamespaceLabelsEntry
+	64, // 22: sallyport.v1.ListRolesResponse.roles:type_name -> sallyport.v1.Role
+	64, // 23: sallyport.v1.CreateRoleRequest.role:type_name -> sallyport.v1.Role
+	64, // 24: sallyport.v1.ChangeRoleRequest.role:type_name -> sallyport.v1.Role
+	58, // 25: sallyport.v1.CreateGrantRequest.expires_at:type_name -> google.protobuf.Timestamp
+	48, // 26: sallyport.v1.ListGrantsResponse.grants:type_name -> sallyport.v1.GrantView
+	65, // 27: sallyport.v1.GrantView.grant:type_name -> sallyport.v1.Grant
+	52, // 28: sallyport.v1.ListDevicesResponse.devices:type_name -> sallyport.v1.DeviceView
+	66, // 29: sallyport.v1.DeviceView.device:type_name -> sallyport.v1.Device
+	58, // 30: sallyport.v1.DeviceView.session_expires_at:type_name -> google.protobuf.Timestamp
+	58, // 31: sallyport.v1.SearchAuditRequest.since:type_name -> google.protobuf.Timestamp
+	58, // 32: sallyport.v1.SearchAuditRequest.until:type_name -> google.protobuf.Timestamp
+	0,  // 33: sallyport.v1.AdminService.Whoami:input_type -> sallyport.v1.WhoamiRequest
+	5,  // 34: sallyport.v1.AdminService.CreateUser:input_type -> sallyport.v1.CreateUserRequest
+	7,  // 35: sallyport.v1.AdminService.ListUsers:input_type -> sallyport.v1.ListUsersRequest
+	9,  // 36: sallyport.v1.AdminService.DeleteUser:input_type -> sallyport.v1.DeleteUserRequest
+	10, // 37: sallyport.v1.AdminService.SetPassword:input_type -> sallyport.v1.SetPasswordRequest
+	12, // 38: sallyport.v1.AdminService.SuspendUser:input_type -> sallyport.v1.SuspendUserRequest
+	13, // 39: sallyport.v1.AdminService.ResumeUser:input_type -> sallyport.v1.ResumeUserRequest
+	15, // 40: sallyport.v1.AdminService.BindAdmin:input_type -> sallyport.v1.BindAdminRequest
+	15, // 41: sallyport.v1.AdminService.UnbindAdmin:input_type -> sallyport.v1.BindAdminRequest
+	17, // 42: sallyport.v1.AdminService.CreateGroup:input_type -> sallyport.v1.CreateGroupRequest
+	18, // 43: sallyport.v1.AdminService.ListGroups:input_type -> sallyport.v1.ListGroupsRequest
+	20, // 44: sallyport.v1.AdminService.AddMember:input_type -> sallyport.v1.MemberRequest
+	20, // 45: sallyport.v1.AdminService.RemoveMember:input_type -> sallyport.v1.MemberRequest
+	21, // 46: sallyport.v1.AdminService.DeleteGroup:input_type -> sallyport.v1.DeleteGroupRequest
+	22, // 47: sallyport.v1.AdminService.CreateProject:input_type -> sallyport.v1.CreateProjectRequest
+	23, // 48: sallyport.v1.AdminService.ListProjects:input_type -> sallyport.v1.ListProjectsRequest
+	25, // 49: sallyport.v1.AdminService.DeleteProject:input_type -> sallyport.v1.DeleteProjectRequest
+	27, // 50: sallyport.v1.AdminService.CreateCluster:input_type -> sallyport.v1.CreateClusterRequest
+	29, // 51: sallyport.v1.AdminService.ListClusters:input_type -> sallyport.v1.ListClustersRequest
+	33, // 52: sallyport.v1.AdminService.CreateJoinToken:input_type -> sallyport.v1.CreateJoinTokenRequest
+	35, // 53: sallyport.v1.AdminService.DeleteCluster:input_type -> sallyport.v1.DeleteClusterRequest
+	36, // 54: sallyport.v1.AdminService.RemoveAgent:input_type -> sallyport.v1.RemoveAgentRequest
+	38, // 55: sallyport.v1.AdminService.Why:input_type -> sallyport.v1.WhyRequest
+	40, // 56: sallyport.v1.AdminService.ListRoles:input_type -> sallyport.v1.ListRolesRequest
+	42, // 57: sallyport.v1.AdminService.CreateRole:input_type -> sallyport.v1.CreateRoleRequest
+	43, // 58: sallyport.v1.AdminService.ChangeRole:input_type -> sallyport.v1.ChangeRoleRequest
+	44, // 59: sallyport.v1.AdminService.DeleteRole:input_type -> sallyport.v1.DeleteRoleRequest
+	45, // 60: sallyport.v1.AdminService.CreateGrant:input_type -> sallyport.v1.CreateGrantRequest
+	46, // 61: sallyport.v1.AdminService.ListGrants:input_type -> sallyport.v1.ListGrantsRequest
+	49, // 62: sallyport.v1.AdminService.DeleteGrant:input_type -> sallyport.v1.DeleteGrantRequest
+	50, // 63: sallyport.v1.AdminService.ListDevices:input_type -> sallyport.v1.ListDevicesRequest
+	53, // 64: sallyport.v1.AdminService.RevokeDevice:input_type -> sallyport.v1.RevokeDeviceRequest
+	54, // 65: sallyport.v1.AdminService.SearchAudit:input_type -> sallyport.v1.SearchAuditRequest
+	1,  // 66: sallyport.v1.AdminService.Whoami:output_type -> sallyport.v1.WhoamiResponse
+	6,  // 67: sallyport.v1.AdminService.CreateUser:output_type -> sallyport.v1.CreateUserResponse
+	8,  // 68: sallyport.v1.AdminService.ListUsers:output_type -> sallyport.v1.ListUsersResponse
+	2,  // 69: sallyport.v1.AdminService.DeleteUser:output_type -> sallyport.v1.Effect
+	11, // 70: sallyport.v1.AdminService.SetPassword:output_type -> sallyport.v1.SetPasswordResponse
+	2,  // 71: sallyport.v1.AdminService.SuspendUser:output_type -> sallyport.v1.Effect
+	14, // 72: sallyport.v1.AdminService.ResumeUser:output_type -> sallyport.v1.ResumeUserResponse
+	16, // 73: sallyport.v1.AdminService.BindAdmin:output_type -> sallyport.v1.BindAdminResponse
+	16, // 74: sallyport.v1.AdminService.UnbindAdmin:output_type -> sallyport.v1.BindAdminResponse
+	60, // 75: sallyport.v1.AdminService.CreateGroup:output_type -> sallyport.v1.Group
+	19, // 76: sallyport.v1.AdminService.ListGroups:output_type -> sallyport.v1.ListGroupsResponse
+	60, // 77: sallyport.v1.AdminService.AddMember:output_type -> sallyport.v1.Group
+	2,  // 78: sallyport.v1.AdminService.RemoveMember:output_type -> sallyport.v1.Effect
+	2,  // 79: sallyport.v1.AdminService.DeleteGroup:output_type -> sallyport.v1.Effect
+	61, // 80: sallyport.v1.AdminService.CreateProject:output_type -> sallyport.v1.Project
+	24, // 81: sallyport.v1.AdminService.ListProjects:output_type -> sallyport.v1.ListProjectsResponse
+	26, // 82: sallyport.v1.AdminService.DeleteProject:output_type -> sallyport.v1.DeleteProjectResponse
+	28, // 83: sallyport.v1.AdminService.CreateCluster:output_type -> sallyport.v1.CreateClusterResponse
+	30, // 84: sallyport.v1.AdminService.ListClusters:output_type -> sallyport.v1.ListClustersResponse
+	34, // 85: sallyport.v1.AdminService.CreateJoinToken:output_type -> sallyport.v1.CreateJoinTokenResponse
+	2,  // 86: sallyport.v1.AdminService.DeleteCluster:output_type -> sallyport.v1.Effect
+	37, // 87: sallyport.v1.AdminService.RemoveAgent:output_type -> sallyport.v1.RemoveAgentResponse
+	39, // 88: sallyport.v1.AdminService.Why:output_type -> sallyport.v1.WhyResponse
+	41, // 89: sallyport.v1.AdminService.ListRoles:output_type -> sallyport.v1.ListRolesResponse
+	64, // 90: sallyport.v1.AdminService.CreateRole:output_type -> sallyport.v1.Role
+	2,  // 91: sallyport.v1.AdminService.ChangeRole:output_type -> sallyport.v1.Effect
+	2,  // 92: sallyport.v1.AdminService.DeleteRole:output_type -> sallyport.v1.Effect
+	65, // 93: sallyport.v1.AdminService.CreateGrant:output_type -> sallyport.v1.Grant
+	47, // 94: sallyport.v1.AdminService.ListGrants:output_type -> sallyport.v1.ListGrantsResponse
+	2,  // 95: sallyport.v1.AdminService.DeleteGrant:output_type -> sallyport.v1.Effect
+	51, // 96: sallyport.v1.AdminService.ListDevices:output_type -> sallyport.v1.ListDevicesResponse
+	2,  // 97: sallyport.v1.AdminService.RevokeDevice:output_type -> sallyport.v1.Effect
+	55, // 98: sallyport.v1.AdminService.SearchAudit:output_type -> sallyport.v1.AuditRecord
+	66, // [66:99] is the sub-list for method output_type
+	33, // [33:66] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_v1_admin_proto_init() }
@@ -3500,7 +3691,7 @@ func file_sallyport_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_v1_admin_proto_rawDesc), len(file_sallyport_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   53,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -550,7 +550,8 @@ type Rule struct {
 	ApiGroups []string `protobuf:"bytes,1,rep,name=api_groups,json=apiGroups,proto3" json:"api_groups,omitempty"`
 	// "pods", "pods/exec", "*", "*/scale". A wildcard never reaches what must be
 	// named (see pkg/policy): pods/proxy, serviceaccounts/token, RBAC writes, ...
-	Resources       []string `protobuf:"bytes,2,rep,name=resources,proto3" json:"resources,omitempty"`
+	Resources []string `protobuf:"bytes,2,rep,name=resources,proto3" json:"resources,omitempty"`
+	// Names; in each, "*" stands for any characters, none too.
 	ResourceNames   []string `protobuf:"bytes,3,rep,name=resource_names,json=resourceNames,proto3" json:"resource_names,omitempty"`
 	Verbs           []string `protobuf:"bytes,4,rep,name=verbs,proto3" json:"verbs,omitempty"`
 	NonResourceUrls []string `protobuf:"bytes,5,rep,name=non_resource_urls,json=nonResourceUrls,proto3" json:"non_resource_urls,omitempty"`
@@ -643,13 +644,16 @@ type Grant struct {
 	// Exactly one of project_id and cluster_id.
 	ProjectId string `protobuf:"bytes,5,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
 	ClusterId string `protobuf:"bytes,6,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	// Empty means the whole cluster.
-	Namespaces    []string               `protobuf:"bytes,7,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
-	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
-	Reason        string                 `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
-	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Empty, with an empty namespace_selector, means the whole cluster.
+	Namespaces []string               `protobuf:"bytes,7,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	ExpiresAt  *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	Reason     string                 `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	CreatedAt  *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// In place of namespaces: a Kubernetes label selector ("team=a,env!=prod").
+	// The grant holds in the namespaces that match it, and in no others.
+	NamespaceSelector string `protobuf:"bytes,11,opt,name=namespace_selector,json=namespaceSelector,proto3" json:"namespace_selector,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Grant) Reset() {
@@ -750,6 +754,13 @@ func (x *Grant) GetCreatedAt() *timestamppb.Timestamp {
 		return x.CreatedAt
 	}
 	return nil
+}
+
+func (x *Grant) GetNamespaceSelector() string {
+	if x != nil {
+		return x.NamespaceSelector
+	}
+	return ""
 }
 
 // Device is one overlay machine key and one device key, both made on it.
@@ -1108,7 +1119,7 @@ const file_sallyport_v1_directory_proto_rawDesc = "" +
 	"\x0eresource_names\x18\x03 \x03(\tR\rresourceNames\x12\x14\n" +
 	"\x05verbs\x18\x04 \x03(\tR\x05verbs\x12*\n" +
 	"\x11non_resource_urls\x18\x05 \x03(\tR\x0fnonResourceUrls\x12\x12\n" +
-	"\x04deny\x18\x06 \x01(\bR\x04deny\"\xcb\x02\n" +
+	"\x04deny\x18\x06 \x01(\bR\x04deny\"\xfa\x02\n" +
 	"\x05Grant\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\auser_id\x18\x02 \x01(\tR\x06userId\x12\x19\n" +
@@ -1126,7 +1137,8 @@ const file_sallyport_v1_directory_proto_rawDesc = "" +
 	"\x06reason\x18\t \x01(\tR\x06reason\x129\n" +
 	"\n" +
 	"created_at\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"\x89\x02\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12-\n" +
+	"\x12namespace_selector\x18\v \x01(\tR\x11namespaceSelector\"\x89\x02\n" +
 	"\x06Device\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\auser_id\x18\x02 \x01(\tR\x06userId\x12\x12\n" +

@@ -95,6 +95,12 @@ const (
 	AdminServiceWhyProcedure = "/sallyport.v1.AdminService/Why"
 	// AdminServiceListRolesProcedure is the fully-qualified name of the AdminService's ListRoles RPC.
 	AdminServiceListRolesProcedure = "/sallyport.v1.AdminService/ListRoles"
+	// AdminServiceCreateRoleProcedure is the fully-qualified name of the AdminService's CreateRole RPC.
+	AdminServiceCreateRoleProcedure = "/sallyport.v1.AdminService/CreateRole"
+	// AdminServiceChangeRoleProcedure is the fully-qualified name of the AdminService's ChangeRole RPC.
+	AdminServiceChangeRoleProcedure = "/sallyport.v1.AdminService/ChangeRole"
+	// AdminServiceDeleteRoleProcedure is the fully-qualified name of the AdminService's DeleteRole RPC.
+	AdminServiceDeleteRoleProcedure = "/sallyport.v1.AdminService/DeleteRole"
 	// AdminServiceCreateGrantProcedure is the fully-qualified name of the AdminService's CreateGrant
 	// RPC.
 	AdminServiceCreateGrantProcedure = "/sallyport.v1.AdminService/CreateGrant"
@@ -149,6 +155,14 @@ type AdminServiceClient interface {
 	// cluster's agents hold, and says by what.
 	Why(context.Context, *connect.Request[v1.WhyRequest]) (*connect.Response[v1.WhyResponse], error)
 	ListRoles(context.Context, *connect.Request[v1.ListRolesRequest]) (*connect.Response[v1.ListRolesResponse], error)
+	// CreateRole adds a role of one's own.
+	CreateRole(context.Context, *connect.Request[v1.CreateRoleRequest]) (*connect.Response[v1.Role], error)
+	// ChangeRole puts other rules in place of a role's, for everyone who has it,
+	// and streams what each agent did about it. Built-in roles cannot be changed.
+	ChangeRole(context.Context, *connect.Request[v1.ChangeRoleRequest]) (*connect.ServerStreamForClient[v1.Effect], error)
+	// DeleteRole removes a role. One that grants give is refused, with the grants
+	// named, unless they are to end with it.
+	DeleteRole(context.Context, *connect.Request[v1.DeleteRoleRequest]) (*connect.ServerStreamForClient[v1.Effect], error)
 	CreateGrant(context.Context, *connect.Request[v1.CreateGrantRequest]) (*connect.Response[v1.Grant], error)
 	ListGrants(context.Context, *connect.Request[v1.ListGrantsRequest]) (*connect.Response[v1.ListGrantsResponse], error)
 	DeleteGrant(context.Context, *connect.Request[v1.DeleteGrantRequest]) (*connect.ServerStreamForClient[v1.Effect], error)
@@ -313,6 +327,24 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("ListRoles")),
 			connect.WithClientOptions(opts...),
 		),
+		createRole: connect.NewClient[v1.CreateRoleRequest, v1.Role](
+			httpClient,
+			baseURL+AdminServiceCreateRoleProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("CreateRole")),
+			connect.WithClientOptions(opts...),
+		),
+		changeRole: connect.NewClient[v1.ChangeRoleRequest, v1.Effect](
+			httpClient,
+			baseURL+AdminServiceChangeRoleProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("ChangeRole")),
+			connect.WithClientOptions(opts...),
+		),
+		deleteRole: connect.NewClient[v1.DeleteRoleRequest, v1.Effect](
+			httpClient,
+			baseURL+AdminServiceDeleteRoleProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("DeleteRole")),
+			connect.WithClientOptions(opts...),
+		),
 		createGrant: connect.NewClient[v1.CreateGrantRequest, v1.Grant](
 			httpClient,
 			baseURL+AdminServiceCreateGrantProcedure,
@@ -378,6 +410,9 @@ type adminServiceClient struct {
 	removeAgent     *connect.Client[v1.RemoveAgentRequest, v1.RemoveAgentResponse]
 	why             *connect.Client[v1.WhyRequest, v1.WhyResponse]
 	listRoles       *connect.Client[v1.ListRolesRequest, v1.ListRolesResponse]
+	createRole      *connect.Client[v1.CreateRoleRequest, v1.Role]
+	changeRole      *connect.Client[v1.ChangeRoleRequest, v1.Effect]
+	deleteRole      *connect.Client[v1.DeleteRoleRequest, v1.Effect]
 	createGrant     *connect.Client[v1.CreateGrantRequest, v1.Grant]
 	listGrants      *connect.Client[v1.ListGrantsRequest, v1.ListGrantsResponse]
 	deleteGrant     *connect.Client[v1.DeleteGrantRequest, v1.Effect]
@@ -506,6 +541,21 @@ func (c *adminServiceClient) ListRoles(ctx context.Context, req *connect.Request
 	return c.listRoles.CallUnary(ctx, req)
 }
 
+// CreateRole calls sallyport.v1.AdminService.CreateRole.
+func (c *adminServiceClient) CreateRole(ctx context.Context, req *connect.Request[v1.CreateRoleRequest]) (*connect.Response[v1.Role], error) {
+	return c.createRole.CallUnary(ctx, req)
+}
+
+// ChangeRole calls sallyport.v1.AdminService.ChangeRole.
+func (c *adminServiceClient) ChangeRole(ctx context.Context, req *connect.Request[v1.ChangeRoleRequest]) (*connect.ServerStreamForClient[v1.Effect], error) {
+	return c.changeRole.CallServerStream(ctx, req)
+}
+
+// DeleteRole calls sallyport.v1.AdminService.DeleteRole.
+func (c *adminServiceClient) DeleteRole(ctx context.Context, req *connect.Request[v1.DeleteRoleRequest]) (*connect.ServerStreamForClient[v1.Effect], error) {
+	return c.deleteRole.CallServerStream(ctx, req)
+}
+
 // CreateGrant calls sallyport.v1.AdminService.CreateGrant.
 func (c *adminServiceClient) CreateGrant(ctx context.Context, req *connect.Request[v1.CreateGrantRequest]) (*connect.Response[v1.Grant], error) {
 	return c.createGrant.CallUnary(ctx, req)
@@ -571,6 +621,14 @@ type AdminServiceHandler interface {
 	// cluster's agents hold, and says by what.
 	Why(context.Context, *connect.Request[v1.WhyRequest]) (*connect.Response[v1.WhyResponse], error)
 	ListRoles(context.Context, *connect.Request[v1.ListRolesRequest]) (*connect.Response[v1.ListRolesResponse], error)
+	// CreateRole adds a role of one's own.
+	CreateRole(context.Context, *connect.Request[v1.CreateRoleRequest]) (*connect.Response[v1.Role], error)
+	// ChangeRole puts other rules in place of a role's, for everyone who has it,
+	// and streams what each agent did about it. Built-in roles cannot be changed.
+	ChangeRole(context.Context, *connect.Request[v1.ChangeRoleRequest], *connect.ServerStream[v1.Effect]) error
+	// DeleteRole removes a role. One that grants give is refused, with the grants
+	// named, unless they are to end with it.
+	DeleteRole(context.Context, *connect.Request[v1.DeleteRoleRequest], *connect.ServerStream[v1.Effect]) error
 	CreateGrant(context.Context, *connect.Request[v1.CreateGrantRequest]) (*connect.Response[v1.Grant], error)
 	ListGrants(context.Context, *connect.Request[v1.ListGrantsRequest]) (*connect.Response[v1.ListGrantsResponse], error)
 	DeleteGrant(context.Context, *connect.Request[v1.DeleteGrantRequest], *connect.ServerStream[v1.Effect]) error
@@ -731,6 +789,24 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("ListRoles")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceCreateRoleHandler := connect.NewUnaryHandler(
+		AdminServiceCreateRoleProcedure,
+		svc.CreateRole,
+		connect.WithSchema(adminServiceMethods.ByName("CreateRole")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceChangeRoleHandler := connect.NewServerStreamHandler(
+		AdminServiceChangeRoleProcedure,
+		svc.ChangeRole,
+		connect.WithSchema(adminServiceMethods.ByName("ChangeRole")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceDeleteRoleHandler := connect.NewServerStreamHandler(
+		AdminServiceDeleteRoleProcedure,
+		svc.DeleteRole,
+		connect.WithSchema(adminServiceMethods.ByName("DeleteRole")),
+		connect.WithHandlerOptions(opts...),
+	)
 	adminServiceCreateGrantHandler := connect.NewUnaryHandler(
 		AdminServiceCreateGrantProcedure,
 		svc.CreateGrant,
@@ -817,6 +893,12 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceWhyHandler.ServeHTTP(w, r)
 		case AdminServiceListRolesProcedure:
 			adminServiceListRolesHandler.ServeHTTP(w, r)
+		case AdminServiceCreateRoleProcedure:
+			adminServiceCreateRoleHandler.ServeHTTP(w, r)
+		case AdminServiceChangeRoleProcedure:
+			adminServiceChangeRoleHandler.ServeHTTP(w, r)
+		case AdminServiceDeleteRoleProcedure:
+			adminServiceDeleteRoleHandler.ServeHTTP(w, r)
 		case AdminServiceCreateGrantProcedure:
 			adminServiceCreateGrantHandler.ServeHTTP(w, r)
 		case AdminServiceListGrantsProcedure:
@@ -932,6 +1014,18 @@ func (UnimplementedAdminServiceHandler) Why(context.Context, *connect.Request[v1
 
 func (UnimplementedAdminServiceHandler) ListRoles(context.Context, *connect.Request[v1.ListRolesRequest]) (*connect.Response[v1.ListRolesResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.ListRoles is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) CreateRole(context.Context, *connect.Request[v1.CreateRoleRequest]) (*connect.Response[v1.Role], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.CreateRole is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) ChangeRole(context.Context, *connect.Request[v1.ChangeRoleRequest], *connect.ServerStream[v1.Effect]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.ChangeRole is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) DeleteRole(context.Context, *connect.Request[v1.DeleteRoleRequest], *connect.ServerStream[v1.Effect]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.DeleteRole is not implemented"))
 }
 
 func (UnimplementedAdminServiceHandler) CreateGrant(context.Context, *connect.Request[v1.CreateGrantRequest]) (*connect.Response[v1.Grant], error) {
