@@ -51,7 +51,12 @@ func TestAgentRunsInTheClusterAsTheManifestSays(t *testing.T) {
 	if err := w.Apply(t.Context(), c, manifest); err != nil {
 		t.Fatal(err)
 	}
-	p := scheduled(t, w, c)
+	rootfs := filepath.Join(w.Dir, "rootfs")
+	img, err := unpack(archive, rootfs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := scheduled(t, w, c, img, rootfs)
 	first := p.run(t)
 	online(t, w, first)
 
@@ -95,10 +100,54 @@ func TestAgentRunsInTheClusterAsTheManifestSays(t *testing.T) {
 		t.Error(err)
 	}
 
-	// A pod's end leaves nothing running.
-	if err := second.terminate(p.pod); err != nil {
+	// The same cluster imported anew, as the manifest is by default: data lies on
+	// a claim, for which the owner has a disk.
+	// Removing says, with exit code 3, that nobody listens to the old agent now.
+	if r, err := w.Admin(t.Context(), "", "cluster", "remove", "edge-1"); r.Code != 3 {
+		t.Fatalf("removing the cluster: %v", err)
+	}
+	second.kill()
+	if err := w.Apply(t.Context(), c, admin(t, w, "cluster", "add", "edge-1", "--project", "aws")+localVolume(t, w, c)); err != nil {
+		t.Fatal(err)
+	}
+	p = scheduled(t, w, c, img, rootfs)
+	third := p.run(t)
+	online(t, w, third)
+	works(t, w, nadia, "fourth")
+
+	// The pod goes, and another comes in its place, without a token.
+	if err := third.terminate(p.pod); err != nil {
 		t.Errorf("at SIGTERM: %v", err)
 	}
+	direct(t, w, c, "delete", "pod", p.pod.Name, "-n", "sallyport-system")
+	p = scheduled(t, w, c, img, rootfs)
+	fourth := p.run(t)
+	online(t, w, fourth)
+	works(t, w, nadia, "fifth")
+}
+
+// localVolume is a disk in the cluster's node: a directory here.
+func localVolume(t *testing.T, w *play.World, c *play.Cluster) string {
+	t.Helper()
+	disk := filepath.Join(w.Dir, "disk")
+	if err := os.Mkdir(disk, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf(`
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: disk}
+spec:
+  capacity: {storage: 8Gi}
+  accessModes: [ReadWriteOnce]
+  local: {path: %s}
+  nodeAffinity:
+    required:
+      nodeSelectorTerms:
+      - matchExpressions:
+        - {key: kubernetes.io/hostname, operator: In, values: [%s]}
+`, disk, c.Node)
 }
 
 // user is somebody who may edit in the project.
@@ -125,28 +174,27 @@ func arrive(t *testing.T, p *play.Person) {
 
 // scheduled waits until the controllers have made the agent's pod and the
 // scheduler has bound it, and hands it to its node.
-func scheduled(t *testing.T, w *play.World, c *play.Cluster) *podOnNode {
+func scheduled(t *testing.T, w *play.World, c *play.Cluster, img *image, rootfs string) *podOnNode {
 	t.Helper()
-	k, err := newKubelet(c, filepath.Join(w.Dir, "kubelet"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	name := ""
+	ran := map[string]bool{}
+	for _, before := range podsBefore(t, w) {
+		ran[before] = true
+	}
 	eventually(t, "the agent's pod is bound to the node", func() error {
 		got := strings.Fields(direct(t, w, c, "get", "pods", "-n", "sallyport-system", "-l", "app.kubernetes.io/name=sallyport-agent",
-			"-o", "jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {end}"))
-		if len(got) != 2 || got[1] != c.Node {
+			"-o", "jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.metadata.deletionTimestamp}{end}"))
+		if len(got) != 2 || got[1] != c.Node || ran[got[0]] {
 			return fmt.Errorf("pods and their nodes: %v", got)
 		}
 		name = got[0]
 		return nil
 	})
-	pod, err := k.pod(t.Context(), "sallyport-system", name)
+	k, err := newKubelet(c, filepath.Join(w.Dir, "pods", name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	rootfs := filepath.Join(k.dir, "rootfs")
-	img, err := unpack(archive, rootfs)
+	pod, err := k.pod(t.Context(), "sallyport-system", name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,6 +215,19 @@ func scheduled(t *testing.T, w *play.World, c *play.Cluster) *podOnNode {
 		}
 	}
 	return &podOnNode{pod: pod, kubelet: k, network: n, image: img, rootfs: rootfs, extraEnv: w.OverlayEnv()}
+}
+
+// podsBefore are the pods that were here and are over.
+func podsBefore(t *testing.T, w *play.World) []string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(w.Dir, "pods", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range found {
+		found[i] = filepath.Base(found[i])
+	}
+	return found
 }
 
 func online(t *testing.T, w *play.World, running *container) {

@@ -6,9 +6,12 @@
 // apiserver with its admission, pod security level included; the pod that the
 // controllers made and the scheduler bound; its spec as the apiserver answers it
 // to the node; the image archive of tools/image; the projected service account
-// token, bound to that pod and asked for as the node; the namespaces, read-only
-// root, user, capabilities, no_new_privs that the spec asks for, all the
-// kernel's own.
+// token, bound to that pod and asked for as the node; the claim and the volume
+// that the controllers bind to it; the namespaces, read-only root, user,
+// capabilities and no_new_privs that the spec asks for, all the kernel's own. A
+// field of the spec that the hand does not know fails the test.
+//
+// Root is needed: it is what a container runtime is.
 //
 // Not real: the node (kwok reports the pod as Running, whatever its process
 // does); the network, which is a namespace with loopback and forwarders in place

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -26,6 +27,7 @@ import (
 // NodeRestriction admission see to it that it reads and mints no more than a
 // kubelet could.
 type kubelet struct {
+	// dir is the pod's.
 	dir    string
 	client kubernetes.Interface
 	// token asks for a token of the pod's account.
@@ -74,11 +76,17 @@ func (k *kubelet) pod(ctx context.Context, namespace, name string) (*corev1.Pod,
 // mountVolumes makes the pod's volumes, or makes those anew that Kubernetes
 // keeps current. An emptyDir stays for as long as the pod does.
 func (k *kubelet) mountVolumes(ctx context.Context, pod *corev1.Pod) error {
+	if err := os.MkdirAll(k.volume(""), 0o755); err != nil {
+		return err
+	}
+	group := int(*pod.Spec.SecurityContext.FSGroup)
 	for _, v := range pod.Spec.Volumes {
 		var err error
 		switch {
+		case v.PersistentVolumeClaim != nil:
+			err = k.claimed(ctx, pod, v.Name, v.PersistentVolumeClaim.ClaimName)
 		case v.EmptyDir != nil && v.EmptyDir.Medium == corev1.StorageMediumDefault:
-			err = k.emptyDir(v.Name, int(*pod.Spec.SecurityContext.FSGroup))
+			err = k.emptyDir(v.Name, group)
 		case v.Projected != nil:
 			err = k.project(ctx, pod, v.Name, v.Projected)
 		default:
@@ -98,7 +106,39 @@ func (k *kubelet) emptyDir(name string, group int) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
-	return errors.Join(os.MkdirAll(path, 0o755), os.Chown(path, 0, group), os.Chmod(path, 0o777|os.ModeSetgid))
+	return errors.Join(os.Mkdir(path, 0o755), os.Chown(path, 0, group), os.Chmod(path, 0o777|os.ModeSetgid))
+}
+
+// claimed is the directory of the local volume that a claim is bound to. The
+// first pod finds it as the disk's owner made it, and gets it by its fsGroup; a
+// later one finds it so, and with OnRootMismatch nothing in it is touched.
+func (k *kubelet) claimed(ctx context.Context, pod *corev1.Pod, name, claim string) error {
+	pvc, err := k.client.CoreV1().PersistentVolumeClaims(pod.Namespace).Get(ctx, claim, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	pv, err := k.client.CoreV1().PersistentVolumes().Get(ctx, pvc.Spec.VolumeName, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if pv.Spec.Local == nil || *pod.Spec.SecurityContext.FSGroupChangePolicy != corev1.FSGroupChangeOnRootMismatch {
+		return errors.New("not a local volume that keeps its files' modes")
+	}
+	info, err := os.Stat(pv.Spec.Local.Path)
+	if err != nil {
+		return err
+	}
+	group := int(*pod.Spec.SecurityContext.FSGroup)
+	const opened = 0o770 | os.ModeSetgid
+	if info.Sys().(*syscall.Stat_t).Gid != uint32(group) || info.Mode()&opened != opened {
+		if err := errors.Join(os.Chown(pv.Spec.Local.Path, -1, group), os.Chmod(pv.Spec.Local.Path, info.Mode()|opened)); err != nil {
+			return err
+		}
+	}
+	if err := os.Symlink(pv.Spec.Local.Path, k.volume(name)); !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return nil
 }
 
 // project gathers a projected volume's sources and swaps them in at once, with
