@@ -85,7 +85,7 @@ func (p *Person) Start(name string, args ...string) (*Process, error) {
 func (p *Person) Login(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, p.w.bin("sallyport"), "login", "--no-browser", p.w.Coordinator.Login)
+	cmd := exec.CommandContext(ctx, p.w.bin("sallyport"), "login", "--print-url", p.w.Coordinator.Login)
 	cmd.Env = append(os.Environ(), p.Env()...)
 	var printed, said strings.Builder
 	cmd.Stdout = &printed // written by a goroutine of cmd's until Wait

@@ -18,12 +18,14 @@ import (
 func loginCommand() *cli.Command {
 	return verb(cli.Command{
 		Name:      "login",
-		Usage:     "log in with your browser",
+		Usage:     "log in with your browser, here or elsewhere",
 		ArgsUsage: "[login URL]",
-		Description: "The login URL is the one you were given; without one, the coordinator of the last login is asked.\n\n" +
+		Description: "The login URL is the one you were given; without one, the coordinator of the last login is asked. " +
+			"On a machine without a display you get a code to approve in a browser elsewhere.\n\n" +
 			"Example: sallyport login https://sallyport.example.com:8443",
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "no-browser", Usage: "print the address to open, and open nothing"},
+			&cli.BoolFlag{Name: "no-browser", Usage: "show a code to approve in a browser on any machine"},
+			&cli.BoolFlag{Name: "print-url", Usage: "print the address to open in a browser on this machine, and open nothing"},
 			&cli.DurationFlag{Name: "timeout", Value: 5 * time.Minute, Usage: "how long to wait for you"},
 		},
 	}, 1, runLogin)
@@ -38,8 +40,11 @@ func runLogin(c *cli.Context, h *here) error {
 		Home: h.home, Link: link, Open: login.Browser, Terminal: h.err,
 		Timeout: c.Duration("timeout"), Version: h.version,
 	}
-	if c.Bool("no-browser") {
+	switch {
+	case c.Bool("print-url"):
 		cfg.Open = nil
+	case c.Bool("no-browser") || !login.HasDisplay():
+		cfg.Code = true
 	}
 	p, err := login.Run(c.Context, cfg)
 	if err != nil {

@@ -71,6 +71,9 @@ type Behaviour struct {
 	Clusters         []*apiv1.ReachableCluster
 	// Refuse makes the authorization end in this OAuth error.
 	Refuse, RefuseBecause string
+	// Code is what a device that waits for an approval hears, in this order, and
+	// then its token: OAuth errors, or "away" for no answer that it can read.
+	Code []string
 	// EnrollError is what EnrollDevice answers.
 	EnrollError error
 	// Nonce and Issuer, where set, are lies in the id token and in Discover.
@@ -200,6 +203,7 @@ func (c *Coordinator) Discover(context.Context, *connect.Request[apiv1.DiscoverR
 	return connect.NewResponse(&apiv1.DiscoverResponse{
 		Name: "Test coordinator", Version: "0.0.0", TrustDomain: TrustDomain, Issuer: issuer, ClientId: ClientID,
 		Scopes: []string{"openid"}, Audience: c.server.URL + "/api", OverlayDomain: OverlayDomain, RootPem: c.RootPEM,
+		DeviceAuthorizationUrl: c.server.URL + "/device/authorization", DeviceTokenUrl: c.server.URL + "/device/token",
 	}), nil
 }
 

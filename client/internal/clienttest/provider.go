@@ -37,6 +37,8 @@ func (c *Coordinator) provide(mux *http.ServeMux) {
 	})
 	mux.HandleFunc("GET /oauth2/auth", c.authorize)
 	mux.HandleFunc("POST /oauth2/token", c.token)
+	mux.HandleFunc("POST /device/authorization", c.askForDevice)
+	mux.HandleFunc("POST /device/token", c.answerDevice)
 }
 
 // authorize is the person's click: it sends the browser straight back.
@@ -95,6 +97,41 @@ func (c *Coordinator) token(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply(w, http.StatusOK, map[string]any{"access_token": access, "token_type": "bearer", "expires_in": 60, "id_token": id})
+}
+
+// askForDevice is the device authorization endpoint of RFC 8628.
+func (c *Coordinator) askForDevice(w http.ResponseWriter, r *http.Request) {
+	if r.PostFormValue("client_id") != ClientID || len(r.PostFormValue("device_key")) != 64 || r.PostFormValue("device_name") == "" {
+		reply(w, http.StatusBadRequest, map[string]string{"error": "invalid_request"})
+		return
+	}
+	reply(w, http.StatusOK, map[string]any{
+		"device_code": "code of " + r.PostFormValue("device_key"), "user_code": "BCDF-GHJK",
+		"verification_uri": c.server.URL + "/device", "expires_in": 60, "interval": 1,
+	})
+}
+
+// answerDevice is its token endpoint, with the person's answer in Behaviour.
+func (c *Coordinator) answerDevice(w http.ResponseWriter, r *http.Request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !strings.HasPrefix(r.PostFormValue("device_code"), "code of ") {
+		reply(w, http.StatusBadRequest, map[string]string{"error": "invalid_grant"})
+		return
+	}
+	if len(c.b.Code) == 0 {
+		access := rand.Text()
+		c.tokens[access] = true
+		reply(w, http.StatusOK, map[string]any{"access_token": access, "token_type": "Bearer", "expires_in": 60})
+		return
+	}
+	next := c.b.Code[0]
+	c.b.Code = c.b.Code[1:]
+	if next == "away" {
+		http.Error(w, "a proxy's page", http.StatusBadGateway)
+		return
+	}
+	reply(w, http.StatusBadRequest, map[string]string{"error": next})
 }
 
 func (c *Coordinator) idToken(claims map[string]any) (string, error) {

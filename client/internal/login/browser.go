@@ -9,13 +9,18 @@ import (
 	"runtime"
 )
 
+// HasDisplay reports whether a browser could open here.
+func HasDisplay() bool {
+	return runtime.GOOS == "darwin" || os.Getenv("DISPLAY") != "" || os.Getenv("WAYLAND_DISPLAY") != "" || os.Getenv("BROWSER") != ""
+}
+
 // Browser opens url in the person's browser, as far as there is one.
 func Browser(_ context.Context, url string) error {
 	var cmd *exec.Cmd
 	switch {
 	case runtime.GOOS == "darwin":
 		cmd = exec.Command("open", url)
-	case os.Getenv("DISPLAY") == "" && os.Getenv("WAYLAND_DISPLAY") == "" && os.Getenv("BROWSER") == "":
+	case !HasDisplay():
 		return errors.New("there is no display")
 	default:
 		cmd = exec.Command("xdg-open", url)

@@ -8,6 +8,9 @@
 // and end with it. What remains is a certificate for a key that never left the
 // device.
 //
+// Where there is no browser, a code is approved in one elsewhere (RFC 8628): what
+// the approval is for is this device's key, and no other device can use it.
+//
 // The page on the loopback port answers one request with the right state. A
 // request with another state, path or Host header (DNS rebinding) gets nothing
 // and ends nothing. Nothing is written before everything has been checked: a

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"runtime"
 	"strings"
 	"time"
@@ -27,6 +26,9 @@ import (
 type Config struct {
 	Home profile.Home
 	Link pki.Link
+	// Code logs in with a code that is approved in a browser elsewhere, instead of
+	// with a browser on this machine.
+	Code bool
 	// Open shows a URL to the person, in a browser. Nil leaves it to the person.
 	Open func(ctx context.Context, url string) error
 	// Terminal is where the URL is printed, alone on a line.
@@ -70,7 +72,11 @@ func (f *flow) run(ctx context.Context) (*profile.Profile, error) {
 	if err := f.meet(ctx); err != nil {
 		return nil, err
 	}
-	// 2. Who is the person? The page in the browser waits for the outcome.
+	// 2. Who is the person?
+	if f.Code {
+		return f.approved(ctx)
+	}
+	// The page in the browser waits for the outcome.
 	page, err := listen(ctx)
 	if err != nil {
 		return nil, err
@@ -201,14 +207,10 @@ func (f *flow) enroll(ctx context.Context, accessToken string) (*profile.Profile
 	if err != nil {
 		return nil, err
 	}
-	host, err := os.Hostname()
-	if err != nil {
-		host = "device"
-	}
 	resp, err := f.client.Enroll().EnrollDevice(ctx, connect.NewRequest(&apiv1.EnrollDeviceRequest{
 		AccessToken:   accessToken,
 		Csr:           csr,
-		DeviceName:    host,
+		DeviceName:    hostname(),
 		Os:            runtime.GOOS,
 		ClientVersion: f.Version,
 	}))

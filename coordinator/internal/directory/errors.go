@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/backoff"
 )
 
 // NotFoundError says that nothing of a kind goes by a name or id.
@@ -70,11 +72,7 @@ func (e *TokenError) Error() string {
 
 // BackoffError says that there were too many wrong passwords and when the next
 // attempt is looked at.
-type BackoffError struct{ RetryAfter time.Duration }
-
-func (e *BackoffError) Error() string {
-	return fmt.Sprintf("too many attempts: try again in %s", e.RetryAfter.Round(time.Second))
-}
+type BackoffError = backoff.Error
 
 // ErrWrongPassword is the one answer to an unknown name, a user without a
 // password, and a wrong password.

@@ -49,7 +49,7 @@ func (d *Directory) putPassword(tx store.Txn, userID, hash string) (*apiv1.User,
 // the attempt comes from (an address): a source that guesses waits longer and
 // longer, while the person himself, elsewhere, waits seconds at most.
 func (d *Directory) VerifyPassword(ctx context.Context, name, password, from string) (*apiv1.User, error) {
-	if err := d.guard.admit(name, from); err != nil {
+	if err := d.guard.attempts.Admit(buckets(name, from)...); err != nil {
 		return nil, err
 	}
 	u, _ := d.Snapshot().User(strings.TrimSpace(name))
@@ -73,7 +73,7 @@ func (d *Directory) VerifyPassword(ctx context.Context, name, password, from str
 	if !ok {
 		return nil, ErrWrongPassword
 	}
-	d.guard.succeeded(name, from)
+	d.guard.attempts.Succeeded(buckets(name, from)...)
 	// The newest word counts: he may have been suspended while we hashed.
 	u, err = d.Snapshot().User(u.Id)
 	if err != nil {

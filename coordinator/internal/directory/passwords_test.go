@@ -84,7 +84,7 @@ func TestUnknownNamesCostTheSame(t *testing.T) {
 func TestSprayingNamesFromOneSourceIsSlowedDown(t *testing.T) {
 	f := open(t)
 	for i := range freeSource {
-		if err := f.Directory.guard.admit(fmt.Sprint("user", i), "198.51.100.7"); err != nil {
+		if err := f.Directory.guard.attempts.Admit(buckets(fmt.Sprint("user", i), "198.51.100.7")...); err != nil {
 			t.Fatalf("attempt %d: %v", i, err)
 		}
 	}
@@ -133,7 +133,7 @@ func TestGuessingBacksOffWithoutLockout(t *testing.T) {
 	}
 	// Guessed at from everywhere, the name slows down, for seconds only.
 	for i := range freeName + 5 {
-		f.Directory.guard.admit("shivam", fmt.Sprint(i)) //nolint:errcheck // the last ones are refused
+		f.Directory.guard.attempts.Admit(buckets("shivam", fmt.Sprint(i))...) //nolint:errcheck // the last ones are refused
 	}
 	_, err := f.VerifyPassword(ctx, "shivam", "correct horse", "192.0.2.1")
 	if e, ok := errors.AsType[*BackoffError](err); !ok || e.RetryAfter > maxName {

@@ -1,7 +1,8 @@
 // Package enroll serves EnrollService: how a device or an agent becomes known.
 //
 // Nothing here is asked of a client certificate. A device comes with an access
-// token that Hydra vouches for, an agent with a join token that works once, and
+// token that Hydra vouches for, or with one that a person's approval elsewhere
+// was worth (RFC 8628) and that is for its key alone; an agent with a join token that works once, and
 // both with a request signed by a key that they made and keep. What they get is
 // bound to that key: a certificate, and an overlay auth key that enrols one
 // machine once. The order in each method is the safety: whoever asks is known
@@ -43,8 +44,9 @@ const renewSkew = 5 * time.Minute
 type Config struct {
 	Directory *directory.Directory
 	CA        *ca.Authority
-	// Introspect tells whose an access token is.
-	Introspect func(ctx context.Context, token string) (userID string, err error)
+	// Introspect tells whose a token is, for the device with this key. Redeem
+	// does so for the last time: a token that works once is spent by it.
+	Introspect, Redeem func(ctx context.Context, token string, key [32]byte) (userID string, err error)
 	// AuthKey makes a single-use overlay auth key for a member.
 	AuthKey func(ctx context.Context, memberID string, ttl time.Duration) (string, error)
 	// Record puts an issuance on record, durably.
@@ -82,18 +84,18 @@ func (s *Server) Discover(context.Context, *connect.Request[apiv1.DiscoverReques
 // EnrollDevice begins a session.
 func (s *Server) EnrollDevice(ctx context.Context, req *connect.Request[apiv1.EnrollDeviceRequest]) (*connect.Response[apiv1.EnrollDeviceResponse], error) {
 	m := req.Msg
-	// 1. Who is it? Hydra says whose the token is, the directory that the user
-	// may still log in.
-	userID, err := s.cfg.Introspect(ctx, m.AccessToken)
-	if err != nil {
-		return nil, status.Of(err)
-	}
-	// 2. Which device? The one that holds this key.
+	// 1. Which device? The one that holds this key: its request is signed with it.
 	pub, err := pki.ParseCSR(m.Csr)
 	if err != nil {
 		return nil, connect.NewError(connect.CodeInvalidArgument, err)
 	}
 	sum, err := keySum(pub)
+	if err != nil {
+		return nil, status.Of(err)
+	}
+	// 2. Whose? Hydra says whose the token is, or the person who approved this
+	// key elsewhere; the directory that the user may still log in.
+	userID, err := s.cfg.Introspect(ctx, m.AccessToken, sum)
 	if err != nil {
 		return nil, status.Of(err)
 	}
@@ -109,7 +111,7 @@ func (s *Server) EnrollDevice(ctx context.Context, req *connect.Request[apiv1.En
 	// The session has the user's generation of that commit. If it was raised after
 	// the token was looked at, a password was changed or access ended meanwhile,
 	// and the token that it was to end must not have begun this session.
-	if again, err := s.cfg.Introspect(ctx, m.AccessToken); err != nil || again != userID {
+	if again, err := s.cfg.Redeem(ctx, m.AccessToken, sum); err != nil || again != userID {
 		_, _, revokeErr := s.cfg.Directory.RevokeSession(ctx, session.Id)
 		return nil, status.Of(errors.Join(err, revokeErr))
 	}

@@ -262,19 +262,19 @@ func TestTokenDiesWithTheGenerationBeforeHydraHears(t *testing.T) {
 	f := newFixture(t)
 	ctx := t.Context()
 	token := f.token()
-	if _, err := f.Introspect(ctx, token); err != nil {
+	if _, err := f.Introspect(ctx, token, aKey); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := f.dir.SuspendUser(ctx, "shivam", ""); err != nil {
 		t.Fatal(err)
 	}
-	if id, err := f.Introspect(ctx, token); err == nil {
+	if id, err := f.Introspect(ctx, token, aKey); err == nil {
 		t.Errorf("a suspended user's token is good for %s", id)
 	}
 	if _, _, err := f.dir.ResumeUser(ctx, "shivam", ""); err != nil {
 		t.Fatal(err)
 	}
-	if id, err := f.Introspect(ctx, token); err == nil {
+	if id, err := f.Introspect(ctx, token, aKey); err == nil {
 		t.Errorf("a token from before the suspension is good for %s", id)
 	}
 }
@@ -290,7 +290,7 @@ func TestOnlyOurAccessTokensCount(t *testing.T) {
 		p := must[*page](t)(browser(t).LogIn(ctx, change(fl), "shivam", password))
 		return must[*oauth2.Token](t)(fl.exchange(ctx, p.Location)).AccessToken
 	}
-	if _, err := f.Introspect(ctx, login(func(fl *flow) string { fl.Scopes = []string{"openid"}; return fl.address() })); err == nil {
+	if _, err := f.Introspect(ctx, login(func(fl *flow) string { fl.Scopes = []string{"openid"}; return fl.address() }), aKey); err == nil {
 		t.Error("a token without our scope is good")
 	}
 	fl := newFlow()
@@ -298,7 +298,7 @@ func TestOnlyOurAccessTokensCount(t *testing.T) {
 	token := must[*oauth2.Token](t)(fl.exchange(ctx, p.Location))
 	id, _ := token.Extra("id_token").(string)
 	for name, bad := range map[string]string{"none": "", "id token": id, "garbage": "ory_at_x.y", "long": strings.Repeat("a", 5000)} {
-		if who, err := f.Introspect(ctx, bad); err == nil {
+		if who, err := f.Introspect(ctx, bad, aKey); err == nil {
 			t.Errorf("%s is good for %s", name, who)
 		}
 	}
@@ -307,7 +307,7 @@ func TestOnlyOurAccessTokensCount(t *testing.T) {
 	other := *f.url
 	other.Host = "other.example"
 	moved.url = &other
-	if _, err := moved.Introspect(ctx, token.AccessToken); err == nil {
+	if _, err := moved.Introspect(ctx, token.AccessToken, aKey); err == nil {
 		t.Error("a token for another coordinator is good")
 	}
 }

@@ -146,15 +146,12 @@ func (a *App) bind(c challenge) *http.Cookie {
 	var nonce [16]byte
 	rand.Read(nonce[:]) // never fails (crypto/rand, Go 1.24)
 	value := append(nonce[:], a.mac([]byte("bind"), []byte(c.step), nonce[:], c.sum[:])...)
-	return &http.Cookie{
-		Name: c.cookieName(), Value: base64.RawURLEncoding.EncodeToString(value),
-		Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode, MaxAge: int(cookieLife.Seconds()),
-	}
+	return cookie(c.cookieName(), base64.RawURLEncoding.EncodeToString(value), cookieLife)
 }
 
 // unbind takes the cookie back once the challenge is used.
 func (c challenge) unbind() *http.Cookie {
-	return &http.Cookie{Name: c.cookieName(), Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode, MaxAge: -1}
+	return cookie(c.cookieName(), "", -1)
 }
 
 // bound reports whether the request comes from the browser that got c, and the

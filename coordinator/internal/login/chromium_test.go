@@ -170,7 +170,7 @@ func TestPersonLogsInWithChromium(t *testing.T) {
 		t.Errorf("the terminal learned the referrer %q", ref)
 	}
 	token := must[*oauth2.Token](t)(fl.exchange(t.Context(), answer.URL))
-	if id, err := f.Introspect(t.Context(), token.AccessToken); err != nil || id != f.user.Id {
+	if id, err := f.Introspect(t.Context(), token.AccessToken, aKey); err != nil || id != f.user.Id {
 		t.Errorf("%s, %v", id, err)
 	}
 	// The page again: nothing happens twice.

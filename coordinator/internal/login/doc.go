@@ -18,6 +18,9 @@
 //     the access token is introspected, which carries the auth generation of its
 //     login and dies with it. So the cut never waits for Hydra; telling Hydra is
 //     an outbox in the store that retries until it has heard.
+//   - A device elsewhere is approved by a click on a page that shows it, by
+//     somebody who has logged in for this visit, and by nothing else. The approval
+//     is for that device's key (docs/decisions/0006).
 //   - Hydra's admin API is root-equivalent. It is called here and reachable
 //     through nothing here: PublicProxy passes a short list of public paths.
 //   - Pages need no script and allow none, load nothing from elsewhere, and

@@ -31,7 +31,7 @@ func TestLoginGivesATokenThatIsThePersons(t *testing.T) {
 	if token.RefreshToken != "" {
 		t.Error("a refresh token was issued")
 	}
-	if id, err := f.Introspect(ctx, token.AccessToken); err != nil || id != f.user.Id {
+	if id, err := f.Introspect(ctx, token.AccessToken, aKey); err != nil || id != f.user.Id {
 		t.Errorf("introspected as %q, %v", id, err)
 	}
 	f.recorded("login", "login.consent")

@@ -84,9 +84,17 @@ type fixture struct {
 	store store.Store
 	user  *apiv1.User
 
+	ahead atomic.Int64 // nanoseconds that the application's clock is ahead
+
 	mu      sync.Mutex
 	records []*audit.Event
 }
+
+// forward moves the application's clock.
+func (f *fixture) forward(d time.Duration) { f.ahead.Add(int64(d)) }
+
+// aKey stands for a device's key where Hydra's token is not tied to one.
+var aKey [32]byte
 
 const password = "correct horse battery"
 
@@ -103,6 +111,7 @@ func newFixture(t *testing.T) *fixture {
 	f.App, err = New(t.Context(), Config{
 		Directory: f.dir, Store: f.store, URL: front.server.URL, Name: "example mesh",
 		HydraAdmin: front.hydra.Admin, HydraPublic: front.hydra.Public,
+		Now: func() time.Time { return time.Now().Add(time.Duration(f.ahead.Load())) },
 		Record: func(_ context.Context, e *audit.Event) error {
 			f.mu.Lock()
 			defer f.mu.Unlock()

@@ -16,6 +16,7 @@ import (
 	hydra "github.com/ory/hydra-client-go/v2"
 
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/directory"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/store"
 )
 
 // adminTimeout bounds one call of Hydra's admin API.
@@ -89,7 +90,11 @@ func (a *App) redirect(w http.ResponseWriter, r *http.Request, to string) {
 // EnsureClient registers the client that the sallyport command is: public, with
 // PKCE, redirecting to a loopback port of its choice.
 func (a *App) EnsureClient(ctx context.Context) error {
-	c := hydra.OAuth2Client{
+	return errors.Join(a.ensure(ctx, a.commandLine()), a.ensure(ctx, a.accountPages()))
+}
+
+func (a *App) commandLine() hydra.OAuth2Client {
+	return hydra.OAuth2Client{
 		ClientId:   new(ClientID),
 		ClientName: new("Sallyport command line"),
 		// A loopback redirect is good for every port (RFC 8252, section 7.3).
@@ -105,6 +110,26 @@ func (a *App) EnsureClient(ctx context.Context) error {
 		AuthorizationCodeGrantAccessTokenLifespan: new("5m0s"),
 		AuthorizationCodeGrantIdTokenLifespan:     new("5m0s"),
 	}
+}
+
+// accountPages is the client that our own pages are, for people who look after
+// their account or approve a device.
+func (a *App) accountPages() hydra.OAuth2Client {
+	return hydra.OAuth2Client{
+		ClientId:                new(PagesClientID),
+		ClientName:              new("Sallyport account pages"),
+		RedirectUris:            []string{a.pagesURL(visitCallback)},
+		GrantTypes:              []string{"authorization_code"},
+		ResponseTypes:           []string{"code"},
+		Scope:                   new("openid"),
+		TokenEndpointAuthMethod: new("none"),
+		SubjectType:             new("public"),
+		AuthorizationCodeGrantAccessTokenLifespan: new("1m0s"),
+		AuthorizationCodeGrantIdTokenLifespan:     new("1m0s"),
+	}
+}
+
+func (a *App) ensure(ctx context.Context, c hydra.OAuth2Client) error {
 	_, resp, err := a.admin.OAuth2API.CreateOAuth2Client(ctx).OAuth2Client(c).Execute()
 	if err == nil {
 		return nil
@@ -112,7 +137,7 @@ func (a *App) EnsureClient(ctx context.Context) error {
 	if resp == nil || resp.StatusCode != http.StatusConflict {
 		return hydraError("registering the client", resp, err)
 	}
-	_, resp, err = a.admin.OAuth2API.SetOAuth2Client(ctx, ClientID).OAuth2Client(c).Execute()
+	_, resp, err = a.admin.OAuth2API.SetOAuth2Client(ctx, c.GetClientId()).OAuth2Client(c).Execute()
 	return hydraError("updating the client", resp, err)
 }
 
@@ -123,10 +148,19 @@ var errToken = &directory.RefusedError{Reason: "this access token is not accepte
 // Hydra is and what it said.
 var ErrUnavailable = errors.New("the login service does not answer: try again in a moment")
 
-// Introspect answers with the user whose access token this is. The token must be
-// active, an access token, of our client, for us, with our scope; its user must
-// be there, not suspended, and of the auth generation at which he logged in.
-func (a *App) Introspect(ctx context.Context, token string) (userID string, err error) {
+// Introspect answers with the user whose token this is, for the device with this
+// key (SHA-256 of its SubjectPublicKeyInfo). Hydra's token must be active, an
+// access token, of our client, for us, with our scope; an approved device's must
+// be for that very key. The user must be there, not suspended, and of the auth
+// generation at which he logged in or approved.
+func (a *App) Introspect(ctx context.Context, token string, key [32]byte) (userID string, err error) {
+	if strings.HasPrefix(token, tokenMark) {
+		err := a.cfg.Store.View(ctx, func(r store.Reader) (err error) {
+			userID, err = a.introspectDevice(r, token, key)
+			return err
+		})
+		return userID, err
+	}
 	if token == "" || len(token) > 4<<10 {
 		return "", errToken
 	}
@@ -149,6 +183,42 @@ func (a *App) Introspect(ctx context.Context, token string) (userID string, err 
 	}
 	return u.GetId(), nil
 }
+
+// Redeem is Introspect for the last time. An approved device's token is spent by
+// it: of two that race one gets an answer. One of Hydra's runs out by itself.
+func (a *App) Redeem(ctx context.Context, token string, key [32]byte) (userID string, err error) {
+	if !strings.HasPrefix(token, tokenMark) {
+		return a.Introspect(ctx, token, key)
+	}
+	_, err = a.cfg.Store.Update(ctx, func(tx store.Txn) (err error) {
+		if userID, err = a.introspectDevice(tx, token, key); err == nil {
+			tx.Delete(deviceTokenPrefix + hashed(token))
+		}
+		return err
+	})
+	return userID, err
+}
+
+// innerClient speaks to Hydra's public API as PublicProxy does: TLS ended here.
+func (a *App) innerClient() *http.Client {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.Proxy = nil
+	return &http.Client{
+		Timeout: adminTimeout,
+		Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			r = r.Clone(r.Context())
+			r.Host = a.url.Host
+			r.Header.Set("X-Forwarded-Proto", "https")
+			r.Header.Set("X-Forwarded-Host", a.url.Host)
+			return transport.RoundTrip(r)
+		}),
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // The auth generation travels with a login: in Hydra's context from login to
 // consent, and in the access token's session from there on. It is text, since

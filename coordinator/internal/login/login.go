@@ -14,6 +14,7 @@ import (
 
 	hydra "github.com/ory/hydra-client-go/v2"
 
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/backoff"
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/caller"
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/directory"
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/store"
@@ -63,6 +64,11 @@ type App struct {
 	admin *hydra.APIClient
 	key   []byte // of cookies and form tokens
 	pages *pages
+
+	cookies *sealer          // of what a browser keeps for us
+	inner   *http.Client     // to Hydra's public API, as the proxy speaks to it
+	guesses *backoff.Limiter // at codes
+	paces   *paces           // of devices that wait
 }
 
 // keyRecord holds the key in the store: a restart ends no login on its way.
@@ -100,6 +106,10 @@ func New(ctx context.Context, cfg Config) (*App, error) {
 	if a.key, err = loadKey(ctx, cfg.Store); err != nil {
 		return nil, fmt.Errorf("login: reading key: %w", err)
 	}
+	if a.cookies, err = newSealer(a.mac([]byte("cookies"))); err != nil {
+		return nil, fmt.Errorf("login: %w", err)
+	}
+	a.inner, a.guesses, a.paces = a.innerClient(), backoff.New(cfg.Now), newPaces()
 	return a, nil
 }
 
@@ -129,8 +139,10 @@ func (a *App) Audience() string { return a.url.String() }
 // WelcomeURL is where a user with this one-time token chooses his password.
 func (a *App) WelcomeURL(token string) string { return a.url.String() + "/welcome/" + token }
 
-// Handler serves the pages: /login, /consent, /logout, /error, /welcome/ and
-// /assets/.
+// Paths are what Handler serves.
+var Paths = []string{"/login", "/consent", "/logout", "/error", "/welcome/", "/device", "/device/", "/account", "/account/", "/assets/"}
+
+// Handler serves the pages, and the endpoints of the device grant.
 func (a *App) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /login", a.showLogin)
@@ -140,6 +152,14 @@ func (a *App) Handler() http.Handler {
 	mux.HandleFunc("GET /logout", a.showLogout)
 	mux.HandleFunc("POST /logout", a.postLogout)
 	mux.HandleFunc("GET /error", a.showError)
+	mux.HandleFunc("GET /device", a.visiting(a.showDevice))
+	mux.HandleFunc("POST /device", a.visiting(a.postDevice))
+	mux.HandleFunc("POST /device/decision", a.visiting(a.decideDevicePage))
+	mux.HandleFunc("POST "+DeviceAuthorizationPath, a.authorizeDevice)
+	mux.HandleFunc("POST "+DeviceTokenPath, a.deviceToken)
+	mux.HandleFunc("GET /account", a.visiting(a.showAccount))
+	mux.HandleFunc("GET "+visitCallback, a.arrive)
+	mux.HandleFunc("POST /account/leave", a.visiting(a.leave))
 	mux.HandleFunc("GET /welcome/{token}", a.showWelcome)
 	mux.HandleFunc("POST /welcome/{token}", a.postWelcome)
 	for _, path := range []string{"assets/sallyport.css", "assets/mark.svg"} {

@@ -26,6 +26,14 @@ func (a *App) showConsent(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
+	if client := req.GetClient(); client.GetClientId() == PagesClientID {
+		// These pages are ours, and the person is at them: there is nobody to be
+		// asked about. The challenge is this browser's and works once.
+		if a.spend(w, r, c) {
+			a.acceptConsent(w, r, c, req, u)
+		}
+		return
+	}
 	a.pages.render(w, http.StatusOK, "consent", "Allow this device?", consentView{
 		Challenge: c.text, Token: token, Application: application(req.GetClient()), Port: port(req.GetRequestUrl()),
 		User: u.Name, DisplayName: u.DisplayName,
@@ -40,7 +48,7 @@ func (a *App) consentRequest(w http.ResponseWriter, r *http.Request, c challenge
 		a.failure(w, r, hydraError("reading the consent request", resp, err))
 		return nil, nil, false
 	}
-	if client := req.GetClient(); client.GetClientId() != ClientID {
+	if !ours(req.GetClient()) {
 		a.foreign(w, r)
 		return nil, nil, false
 	}
@@ -105,10 +113,18 @@ func (a *App) postConsent(w http.ResponseWriter, r *http.Request) {
 		a.rejectConsent(w, r, c, why.Error())
 		return
 	}
+	a.acceptConsent(w, r, c, req, u)
+}
+
+func (a *App) acceptConsent(w http.ResponseWriter, r *http.Request, c challenge, req *hydra.OAuth2ConsentRequest, u *apiv1.User) {
+	audience := []string{a.Audience()}
+	if client := req.GetClient(); client.GetClientId() == PagesClientID {
+		audience = nil
+	}
 	to, resp, err := a.admin.OAuth2API.AcceptOAuth2ConsentRequest(r.Context()).ConsentChallenge(c.text).
 		AcceptOAuth2ConsentRequest(hydra.AcceptOAuth2ConsentRequest{
 			GrantScope:               slices.DeleteFunc(slices.Clone(req.GetRequestedScope()), func(s string) bool { return !slices.Contains(Scopes, s) }),
-			GrantAccessTokenAudience: []string{a.Audience()},
+			GrantAccessTokenAudience: audience,
 			Remember:                 new(false),
 			Session:                  &hydra.AcceptOAuth2ConsentRequestSession{AccessToken: withGeneration(u.AuthGeneration)},
 		}).Execute()

@@ -17,6 +17,7 @@ import (
 type loginView struct {
 	Challenge, Token string
 	Application      string
+	Pages            bool   // it is our own pages that ask
 	Port             string // of the loopback listener that waits; "" if none does
 	User             string // what was typed before
 	Problem          string
@@ -67,13 +68,19 @@ func (a *App) loginView(w http.ResponseWriter, r *http.Request, c challenge, tok
 		a.failure(w, r, hydraError("reading the login request", resp, err))
 		return loginView{}, false
 	}
-	if client := req.GetClient(); client.GetClientId() != ClientID {
+	client := req.GetClient()
+	if !ours(client) {
 		a.foreign(w, r)
 		return loginView{}, false
 	}
 	return loginView{
-		Challenge: c.text, Token: token, Application: application(req.GetClient()), Port: port(req.GetRequestUrl()),
+		Challenge: c.text, Token: token, Application: application(client), Port: port(req.GetRequestUrl()),
+		Pages: client.GetClientId() == PagesClientID,
 	}, true
+}
+
+func ours(c hydra.OAuth2Client) bool {
+	return c.GetClientId() == ClientID || c.GetClientId() == PagesClientID
 }
 
 func application(c hydra.OAuth2Client) string {

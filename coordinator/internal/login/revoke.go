@@ -53,7 +53,7 @@ func (a *App) Run(ctx context.Context) error {
 		select {
 		case <-watch:
 		case <-tick.C:
-			if err := errors.Join(a.EnsureClient(ctx), a.pruneUsed(ctx)); err != nil && ctx.Err() == nil {
+			if err := errors.Join(a.EnsureClient(ctx), a.pruneUsed(ctx), a.pruneDevices(ctx)); err != nil && ctx.Err() == nil {
 				a.cfg.Log.Warn("looking after logins failed", "error", err)
 			}
 		case <-ctx.Done():

@@ -167,7 +167,7 @@ func TestHydraAway(t *testing.T) {
 	if p.Status != http.StatusBadGateway || !strings.Contains(p.Text, "does not answer") {
 		t.Errorf("%d %s", p.Status, p.Text)
 	}
-	if id, err := f.Introspect(t.Context(), "ory_at_x.y"); !errors.Is(err, ErrUnavailable) {
+	if id, err := f.Introspect(t.Context(), "ory_at_x.y", aKey); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("introspected as %q, %v", id, err)
 	}
 	// It is back before the login ran out: the same page goes on.

@@ -49,7 +49,7 @@ func TestWelcomeLinkLetsANewUserIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if id, err := f.Introspect(ctx, token.AccessToken); err != nil || id != u.Id {
+	if id, err := f.Introspect(ctx, token.AccessToken, aKey); err != nil || id != u.Id {
 		t.Errorf("%s, %v", id, err)
 	}
 	f.recorded("login.password", "login", "login.consent")

@@ -74,7 +74,7 @@ func (c *coordinator) handlers() (handlers, error) {
 		mux.Handle(path, overlay)
 	}
 	pages := c.login.Handler()
-	for _, path := range []string{"/login", "/consent", "/logout", "/error", "/welcome/", "/assets/"} {
+	for _, path := range login.Paths {
 		mux.Handle(path, pages)
 	}
 	hydra, err := c.login.PublicProxy()
@@ -107,11 +107,12 @@ func known(h http.Handler) http.Handler {
 
 func (c *coordinator) enrollConfig() enroll.Config {
 	return enroll.Config{
-		Directory: c.directory, CA: c.ca, Introspect: c.login.Introspect, AuthKey: c.tailnet.NewAuthKey, Record: c.audit.Own,
+		Directory: c.directory, CA: c.ca, Introspect: c.login.Introspect, Redeem: c.login.Redeem, AuthKey: c.tailnet.NewAuthKey, Record: c.audit.Own,
 		Discover: &apiv1.DiscoverResponse{
 			Name: c.cfg.TrustDomain, Version: c.version, TrustDomain: c.cfg.TrustDomain, Issuer: c.cfg.PublicURL,
 			ClientId: login.ClientID, Scopes: login.Scopes, Audience: c.login.Audience(),
 			OverlayDomain: c.cfg.Overlay.Domain, RootPem: c.ca.RootPEM(),
+			DeviceAuthorizationUrl: c.cfg.PublicURL + login.DeviceAuthorizationPath, DeviceTokenUrl: c.cfg.PublicURL + login.DeviceTokenPath,
 		},
 		PolicyKeys: [][]byte{c.signer.Public()}, CosignerVKey: c.cosignerVKey, ControlURL: c.cfg.PublicURL,
 		Session: c.cfg.Session.Duration(), Log: c.log,

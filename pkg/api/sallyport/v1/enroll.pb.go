@@ -72,9 +72,14 @@ type DiscoverResponse struct {
 	// DNS suffix of overlay names, without a leading dot.
 	OverlayDomain string `protobuf:"bytes,8,opt,name=overlay_domain,json=overlayDomain,proto3" json:"overlay_domain,omitempty"`
 	// Root certificate, PEM.
-	RootPem       string `protobuf:"bytes,9,opt,name=root_pem,json=rootPem,proto3" json:"root_pem,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RootPem string `protobuf:"bytes,9,opt,name=root_pem,json=rootPem,proto3" json:"root_pem,omitempty"`
+	// The two endpoints of RFC 8628, for a device without a browser. Besides what
+	// the RFC names, a device sends device_key (hex SHA-256 of its key's
+	// SubjectPublicKeyInfo), device_name and device_os.
+	DeviceAuthorizationUrl string `protobuf:"bytes,10,opt,name=device_authorization_url,json=deviceAuthorizationUrl,proto3" json:"device_authorization_url,omitempty"`
+	DeviceTokenUrl         string `protobuf:"bytes,11,opt,name=device_token_url,json=deviceTokenUrl,proto3" json:"device_token_url,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
 }
 
 func (x *DiscoverResponse) Reset() {
@@ -166,6 +171,20 @@ func (x *DiscoverResponse) GetOverlayDomain() string {
 func (x *DiscoverResponse) GetRootPem() string {
 	if x != nil {
 		return x.RootPem
+	}
+	return ""
+}
+
+func (x *DiscoverResponse) GetDeviceAuthorizationUrl() string {
+	if x != nil {
+		return x.DeviceAuthorizationUrl
+	}
+	return ""
+}
+
+func (x *DiscoverResponse) GetDeviceTokenUrl() string {
+	if x != nil {
+		return x.DeviceTokenUrl
 	}
 	return ""
 }
@@ -680,7 +699,7 @@ var File_sallyport_v1_enroll_proto protoreflect.FileDescriptor
 const file_sallyport_v1_enroll_proto_rawDesc = "" +
 	"\n" +
 	"\x19sallyport/v1/enroll.proto\x12\fsallyport.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n" +
-	"\x0fDiscoverRequest\"\x8e\x02\n" +
+	"\x0fDiscoverRequest\"\xf2\x02\n" +
 	"\x10DiscoverResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12!\n" +
@@ -690,7 +709,10 @@ const file_sallyport_v1_enroll_proto_rawDesc = "" +
 	"\x06scopes\x18\x06 \x03(\tR\x06scopes\x12\x1a\n" +
 	"\baudience\x18\a \x01(\tR\baudience\x12%\n" +
 	"\x0eoverlay_domain\x18\b \x01(\tR\roverlayDomain\x12\x19\n" +
-	"\broot_pem\x18\t \x01(\tR\arootPem\"\xa2\x01\n" +
+	"\broot_pem\x18\t \x01(\tR\arootPem\x128\n" +
+	"\x18device_authorization_url\x18\n" +
+	" \x01(\tR\x16deviceAuthorizationUrl\x12(\n" +
+	"\x10device_token_url\x18\v \x01(\tR\x0edeviceTokenUrl\"\xa2\x01\n" +
 	"\x13EnrollDeviceRequest\x12!\n" +
 	"\faccess_token\x18\x01 \x01(\tR\vaccessToken\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x1f\n" +
