@@ -18,6 +18,9 @@ type Attributes struct {
 	// SelectedName is the exact metadata.name field selector of a list, watch or
 	// deletecollection, empty without one.
 	SelectedName string
+	// MayCreate is true of an update or patch that makes the object where there is
+	// none: a PUT, and a server-side apply.
+	MayCreate bool
 	// Upgrade is true when the connection is to become a stream of its own.
 	Upgrade bool
 }
@@ -87,6 +90,13 @@ func (a Attributes) resource() string {
 		return a.Resource
 	}
 	return a.Resource + "/" + a.Subresource
+}
+
+// inContainer reports whether the request runs or reaches into a container.
+// Kubernetes calls it get or create, depending on the transport.
+func (a Attributes) inContainer() bool {
+	return a.APIGroup == "" && a.Resource == "pods" &&
+		(a.Subresource == "exec" || a.Subresource == "attach" || a.Subresource == "portforward")
 }
 
 // selfReview reports whether somebody asks about himself. It changes nothing.

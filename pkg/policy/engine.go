@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/casbin/casbin/v2"
@@ -33,8 +32,13 @@ const (
 	groupLine    = "group/"
 	wholeCluster = "cluster"
 	inNamespace  = "namespace/"
-	effectAllow  = "allow"
-	effectDeny   = "deny"
+	// Of a grant that selects namespaces by label, for its denies alone: lists
+	// over all namespaces may hold some of them, and while labels are not known
+	// each namespace may be one.
+	labelledScope = "namespaces by label"
+	unknownScope  = "namespaces by labels that are not known"
+	effectAllow   = "allow"
+	effectDeny    = "deny"
 )
 
 // Enforcers are built on demand, one for each set of grants that somebody
@@ -102,7 +106,7 @@ func (e *engine) enforcer(s *subject) (*casbin.Enforcer, error) {
 			if len(g.role.deny) > 0 {
 				lines = append(lines, []string{g.subject, g.Id, scope, g.role.name, effectDeny})
 			}
-			if len(g.role.allow) > 0 {
+			if len(g.role.allow) > 0 && scope != labelledScope && scope != unknownScope {
 				lines = append(lines, []string{g.subject, g.Id, scope, g.role.name, effectAllow})
 			}
 		}
@@ -141,22 +145,5 @@ func (e *engine) covered(args ...any) (any, error) {
 }
 
 func (e *engine) within(args ...any) (any, error) {
-	a, scope, deny := args[0].(*Attributes), args[1].(string), args[2].(string) == effectDeny
-	if scope == wholeCluster {
-		return true, nil
-	}
-	namespace, ok := strings.CutPrefix(scope, inNamespace)
-	if !ok || !a.ResourceRequest {
-		return false, nil
-	}
-	if a.Namespace == "" {
-		// A list of every namespace includes the one that is denied.
-		return deny && a.collection(), nil
-	}
-	if a.Namespace != namespace {
-		return false, nil
-	}
-	// Kubernetes puts the namespace object into its own namespace. Whoever works
-	// in it may read it, but its labels decide what pods may do there.
-	return deny || a.APIGroup != "" || a.Resource != "namespaces" || reads(a.Verb), nil
+	return withinScope(args[0].(*Attributes), args[1].(string), args[2].(string) == effectDeny), nil
 }

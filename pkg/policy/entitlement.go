@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"slices"
 	"strings"
-
-	rbacv1 "k8s.io/api/rbac/v1"
 )
 
 // Entitlements lists what a user's account may hold in Kubernetes now, one for
@@ -24,11 +22,11 @@ func (p *Policy) Entitlements(userID string) []Entitlement {
 			continue
 		}
 		for _, scope := range g.scopes() {
-			namespace, _ := strings.CutPrefix(scope, inNamespace)
-			if scope == wholeCluster {
+			namespace, named := strings.CutPrefix(scope, inNamespace)
+			switch {
+			case scope == wholeCluster:
 				namespace = ""
-			}
-			if namespace == SystemNamespace || namespace == UsersNamespace {
+			case !named, namespace == SystemNamespace, namespace == UsersNamespace:
 				continue
 			}
 			e, ok := found[key{g.role.name, namespace}]
@@ -49,28 +47,4 @@ func (p *Policy) Entitlements(userID string) []Entitlement {
 		return cmp.Or(strings.Compare(a.Role, b.Role), strings.Compare(a.Namespace, b.Namespace))
 	})
 	return out
-}
-
-// Rules lists what a user may do in a namespace, for a SelfSubjectRulesReview.
-// Denies cannot be said in its words, so the answer is to be marked incomplete.
-func (p *Policy) Rules(userID, namespace string) (resource, nonResource []rbacv1.PolicyRule) {
-	for _, e := range p.Entitlements(userID) {
-		for _, r := range e.Rules {
-			switch {
-			case len(r.NonResourceURLs) > 0 && e.Namespace == "":
-				nonResource = append(nonResource, r)
-			case len(r.Resources) > 0 && (e.Namespace == "" || e.Namespace == namespace):
-				resource = append(resource, r)
-			}
-		}
-	}
-	if len(resource)+len(nonResource) > 0 {
-		nonResource = append(nonResource, rbacv1.PolicyRule{
-			Verbs: []string{"get"},
-			NonResourceURLs: []string{
-				"/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/",
-			},
-		})
-	}
-	return resource, nonResource
 }

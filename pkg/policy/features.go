@@ -27,7 +27,7 @@ const (
 )
 
 // Features are those that this build knows.
-var Features = []string{FeatureDeny, FeatureExpiry, FeaturePatterns, FeatureRevocation, FeatureRules}
+var Features = []string{FeatureDeny, FeatureExpiry, FeaturePatterns, FeatureRevocation, FeatureRules, FeatureSelectors}
 
 // Requires lists what an agent must know to decide rightly from b, sorted.
 func Requires(b *apiv1.Bundle) []string {
@@ -41,7 +41,7 @@ func Requires(b *apiv1.Bundle) []string {
 	if anyRule(hasPattern) {
 		need = append(need, FeaturePatterns)
 	}
-	if slices.ContainsFunc(b.GetGrants(), func(g *apiv1.BundleGrant) bool { return g.GetNamespaceSelector() != "" }) {
+	if Selects(b) {
 		need = append(need, FeatureSelectors)
 	}
 	if slices.ContainsFunc(b.GetGrants(), func(g *apiv1.BundleGrant) bool { return g.GetExpiresAt() != nil }) {

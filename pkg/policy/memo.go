@@ -21,7 +21,7 @@ const (
 // at every time.
 type memoKey struct {
 	user, verb, group, resource, subresource, namespace, name, path string
-	isResource                                                      bool
+	isResource, mayCreate                                           bool
 }
 
 type remembered struct {
@@ -47,7 +47,7 @@ func newMemo() *memo {
 func (s *subject) key(a *Attributes) memoKey {
 	k := memoKey{
 		user: a.UserID, verb: a.Verb, group: a.APIGroup, resource: a.Resource, subresource: a.Subresource,
-		namespace: a.Namespace, path: a.Path, isResource: a.ResourceRequest,
+		namespace: a.Namespace, path: a.Path, isResource: a.ResourceRequest, mayCreate: a.MayCreate,
 	}
 	if a.ResourceRequest {
 		k.path = ""

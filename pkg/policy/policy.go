@@ -22,6 +22,9 @@ type Policy struct {
 	engine   *engine
 	memo     *memo
 	closed   string // why nothing is allowed, see Closed
+
+	namespaces Namespaces          // nil: not known
+	selected   map[string][]string // by selector
 }
 
 // Subject is a user as this cluster's policy knows him.
@@ -61,21 +64,13 @@ type grant struct {
 	subject string // user/… or group/…
 	role    *role
 	expires time.Time // zero: never
+	// namespaces are those of the bundle's grant, or those that its selector
+	// selects, unless they are unresolved.
+	namespaces []string
+	unresolved bool
 }
 
 func (g *grant) live(at time.Time) bool { return g.expires.IsZero() || at.Before(g.expires) }
-
-// scopes are where the grant holds, as lines spell it.
-func (g *grant) scopes() []string {
-	if len(g.Namespaces) == 0 {
-		return []string{wholeCluster}
-	}
-	out := make([]string, len(g.Namespaces))
-	for i, ns := range g.Namespaces {
-		out[i] = inNamespace + ns
-	}
-	return out
-}
 
 // Option changes how a Policy is compiled.
 type Option func(*Policy)
@@ -101,7 +96,7 @@ func Compile(b *apiv1.Bundle, opts ...Option) (*Policy, error) {
 	p := &Policy{
 		bundle: b, now: time.Now,
 		roles: map[string]*role{}, rules: map[string][]rbacv1.PolicyRule{},
-		grants: map[string]*grant{}, subjects: map[string]*subject{},
+		grants: map[string]*grant{}, subjects: map[string]*subject{}, selected: map[string][]string{},
 	}
 	for _, o := range opts {
 		o(p)
@@ -174,7 +169,7 @@ func (p *Policy) index() error {
 }
 
 func (p *Policy) compileGrant(g *apiv1.BundleGrant) (*grant, error) {
-	c := &grant{BundleGrant: g, role: p.roles[g.GetRole()]}
+	c := &grant{BundleGrant: g, role: p.roles[g.GetRole()], namespaces: g.GetNamespaces()}
 	switch {
 	case g.GetId() == "" || p.grants[g.GetId()] != nil || strings.ContainsAny(g.GetId(), " \n"):
 		return nil, fmt.Errorf("grant %q has no id or stands twice", g.GetId())
@@ -184,6 +179,15 @@ func (p *Policy) compileGrant(g *apiv1.BundleGrant) (*grant, error) {
 		return nil, fmt.Errorf("grant %s gives role %q, which is not here", g.GetId(), g.GetRole())
 	case slices.Contains(g.GetNamespaces(), ""):
 		return nil, fmt.Errorf("grant %s names an empty namespace", g.GetId())
+	case len(g.GetNamespaces()) > 0 && g.GetNamespaceSelector() != "":
+		return nil, fmt.Errorf("grant %s is on namespaces both by name and by label", g.GetId())
+	}
+	if text := g.GetNamespaceSelector(); text != "" {
+		var err error
+		if c.namespaces, err = p.selectNamespaces(text); err != nil {
+			return nil, fmt.Errorf("grant %s selects namespaces by %q: %w", g.GetId(), text, err)
+		}
+		c.unresolved = p.namespaces == nil
 	}
 	c.subject = userLine + g.GetUserId()
 	if g.GetGroupId() != "" {

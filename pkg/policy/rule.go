@@ -35,6 +35,16 @@ func compileRole(r *apiv1.Role) *role {
 	return c
 }
 
+// rule is the rule of a number, nil where find found none.
+func (r *role) rule(number int) *apiv1.Rule {
+	for _, x := range slices.Concat(r.allow, r.deny) {
+		if x.number == number {
+			return x.Rule
+		}
+	}
+	return nil
+}
+
 // find returns the first rule with the effect that covers the request, or 0.
 func (r *role) find(a *Attributes, deny bool) int {
 	rules := r.allow
@@ -49,24 +59,13 @@ func (r *role) find(a *Attributes, deny bool) int {
 	return 0
 }
 
-// covers is Kubernetes' RuleAllows (plugin/pkg/auth/authorizer/rbac), and the
-// two differences that deny and guarded resources make.
+// covers is Kubernetes' RuleAllows (plugin/pkg/auth/authorizer/rbac), with the
+// differences that deny, patterns and guarded resources make.
 func (x rule) covers(a *Attributes) bool {
-	if !hasOr(x.Verbs, "*", a.Verb) {
+	if !x.coversAnyName(a) {
 		return false
 	}
-	if !a.ResourceRequest {
-		return slices.ContainsFunc(x.NonResourceUrls, func(u string) bool { return urlCovers(u, a.Path) })
-	}
-	resource := a.resource()
-	if !hasOr(x.ApiGroups, "*", a.APIGroup) || !resourceCovers(x.Resources, resource, a.Subresource) {
-		return false
-	}
-	if !x.Deny && guarded(a.APIGroup, resource, a.Verb) &&
-		!(slices.Contains(x.ApiGroups, a.APIGroup) && slices.Contains(x.Resources, resource)) {
-		return false
-	}
-	if len(x.ResourceNames) == 0 {
+	if len(x.ResourceNames) == 0 || !a.ResourceRequest {
 		return true
 	}
 	target := a.target()
@@ -76,6 +75,54 @@ func (x rule) covers(a *Attributes) bool {
 		return x.Deny
 	}
 	return slices.ContainsFunc(x.ResourceNames, func(n string) bool { return nameCovers(n, target) })
+}
+
+// coversAnyName is covers for a rule without its names.
+func (x rule) coversAnyName(a *Attributes) bool {
+	if !hasOr(x.Verbs, "*", a.Verb) && !(x.Deny && sameDeed(x.Verbs, a)) {
+		return false
+	}
+	if !a.ResourceRequest {
+		return slices.ContainsFunc(x.NonResourceUrls, func(u string) bool { return urlCovers(u, a.Path) })
+	}
+	resource := a.resource()
+	if !hasOr(x.ApiGroups, "*", a.APIGroup) {
+		return false
+	}
+	if !resourceCovers(x.Resources, resource, a.Subresource) && !(x.Deny && sameObject(a.Subresource) && resourceCovers(x.Resources, a.Resource, "")) {
+		return false
+	}
+	return x.Deny || !guarded(a.APIGroup, resource, a.Verb) ||
+		slices.Contains(x.ApiGroups, a.APIGroup) && slices.Contains(x.Resources, resource)
+}
+
+// sameDeed reports whether a request does, under another verb, what one of the
+// verbs of a deny does: a list reads what a get reads.
+func sameDeed(denied []string, a *Attributes) bool {
+	has := func(verb string) bool { return slices.Contains(denied, verb) }
+	if !a.ResourceRequest {
+		return false
+	}
+	if a.MayCreate && has("create") || a.inContainer() && has("get") {
+		return true
+	}
+	switch a.Verb {
+	case "list", "watch":
+		return has("get")
+	case "deletecollection":
+		return has("delete")
+	case "update":
+		return has("patch")
+	case "patch":
+		return has("update")
+	}
+	return false
+}
+
+// sameObject reports whether a subresource is read and written as the whole
+// object, so that a deny on the one is a deny on the other.
+func sameObject(subresource string) bool {
+	return subresource == "status" || subresource == "ephemeralcontainers" || subresource == "resize"
 }
 
 func hasOr(set []string, all, one string) bool {

@@ -32,7 +32,11 @@ func (s *Server) why(m *apiv1.WhyRequest) (*apiv1.WhyResponse, error) {
 	if err != nil {
 		return nil, err
 	}
-	held, err := policy.Compile(s.cfg.Bundle(snap, cluster.Id))
+	var namespaces policy.Namespaces // not known here, but for what the caller says
+	if m.Namespace != "" && len(m.NamespaceLabels) > 0 {
+		namespaces = policy.Namespaces{m.Namespace: m.NamespaceLabels}
+	}
+	held, err := policy.Compile(s.cfg.Bundle(snap, cluster.Id), policy.WithNamespaces(namespaces))
 	if err != nil {
 		return nil, err
 	}
@@ -41,5 +45,8 @@ func (s *Server) why(m *apiv1.WhyRequest) (*apiv1.WhyResponse, error) {
 		UserID: user.Id, Generation: user.AuthGeneration, ResourceRequest: true,
 		Verb: m.Verb, APIGroup: m.ApiGroup, Resource: resource, Subresource: subresource, Namespace: m.Namespace, Name: m.Name,
 	})
+	if d.Next != "" {
+		d.Reason += "; " + d.Next
+	}
 	return &apiv1.WhyResponse{Allowed: d.Allowed, Reason: d.Reason, Rule: d.Rule, Grant: d.Grant, Revision: snap.Revision}, nil
 }

@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"fmt"
+	"strings"
 
 	"connectrpc.com/connect"
 	"github.com/urfave/cli/v2"
@@ -16,12 +17,22 @@ func why() *cli.Command {
 			&cli.StringFlag{Name: "cluster", Required: true, Usage: "in `CLUSTER`"},
 			&cli.StringFlag{Name: "namespace", Aliases: []string{"n"}, Usage: "in `NAMESPACE`; without it, in the whole cluster"},
 			&cli.StringFlag{Name: "api-group", Usage: "of the API `GROUP`, for example apps; without it, the core group"},
+			&cli.StringSliceFlag{Name: "namespace-label", Usage: "the namespace has label `KEY=VALUE`; repeat for several"},
 			&cli.StringFlag{Name: "name", Usage: "to the object called `NAME`"},
 		},
 		func(c *cli.Context, s *session) error {
+			labels := map[string]string{}
+			for _, l := range c.StringSlice("namespace-label") {
+				key, value, ok := strings.Cut(l, "=")
+				if !ok {
+					return usage(c, fmt.Errorf("--namespace-label %q is not KEY=VALUE", l))
+				}
+				labels[key] = value
+			}
 			res, err := s.admin.Why(c.Context, connect.NewRequest(&apiv1.WhyRequest{
 				User: c.Args().Get(0), Verb: c.Args().Get(1), Resource: c.Args().Get(2), Cluster: c.String("cluster"),
 				Namespace: c.String("namespace"), ApiGroup: c.String("api-group"), Name: c.String("name"),
+				NamespaceLabels: labels,
 			}))
 			if err != nil {
 				return err

@@ -15,6 +15,7 @@ import (
 	"github.com/sallyport-mesh/sallyport/node-agent/internal/bundle"
 	"github.com/sallyport-mesh/sallyport/node-agent/internal/config"
 	"github.com/sallyport-mesh/sallyport/node-agent/internal/enroll"
+	"github.com/sallyport-mesh/sallyport/node-agent/internal/namespaces"
 	"github.com/sallyport-mesh/sallyport/node-agent/internal/proxy"
 	"github.com/sallyport-mesh/sallyport/node-agent/internal/serviceaccount"
 	"github.com/sallyport-mesh/sallyport/node-agent/internal/uplink"
@@ -52,7 +53,10 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	}
 
 	// 3. What is on disk.
-	a := &agent{cfg: cfg, version: version, log: log, id: id, kube: kube, failed: make(chan error, 1), verified: make(chan struct{})}
+	a := &agent{
+		cfg: cfg, version: version, log: log, id: id, kube: kube,
+		failed: make(chan error, 1), verified: make(chan struct{}), relabelled: make(chan struct{}, 1),
+	}
 	if err := a.open(ctx, dir); err != nil {
 		return err
 	}
@@ -92,8 +96,9 @@ type agent struct {
 	following stage // policy, accounts, certificates
 	shipping  stage // records
 
-	verified chan struct{} // closed when the cluster is known to be ours
-	failed   chan error    // the first thing that cannot go on
+	verified   chan struct{} // closed when the cluster is known to be ours
+	relabelled chan struct{} // receives when labels of namespaces changed the policy
+	failed     chan error    // the first thing that cannot go on
 }
 
 // stage is goroutines that end together.
@@ -176,11 +181,12 @@ func (a *agent) start(ctx context.Context, dir *directory) (err error) {
 		close(a.verified)
 		return a.minter.Run(ctx)
 	})
+	a.run(&a.following, a.followNamespaces)
 	a.run(&a.following, func(ctx context.Context) error { joinOverlay(ctx, a.node, a.id, a.log); return nil })
 	a.run(&a.following, func(ctx context.Context) error { a.id.KeepFresh(ctx, a.log); return nil })
 	a.run(&a.following, func(ctx context.Context) error {
 		return uplink.Follow(ctx, uplink.FollowConfig{
-			Client: a.id.Client().Agent(), Keeper: a.keeper, Cut: a.proxy.Cut, Clean: a.minter.Apply,
+			Client: a.id.Client().Agent(), Keeper: a.keeper, Cut: a.proxy.Cut, Clean: a.minter.Apply, Changed: a.relabelled,
 			Version: a.version, Ceiling: a.ceiling, Log: a.log,
 		})
 	})
@@ -249,6 +255,28 @@ func (a *agent) flush() {
 			return
 		}
 	}
+}
+
+// followNamespaces keeps grants on namespaces by label what the labels say: what
+// they no longer give is cut at once, and accounts follow.
+func (a *agent) followNamespaces(ctx context.Context) error {
+	select {
+	case <-a.verified: // another cluster's labels are not ours
+	case <-ctx.Done():
+		return nil
+	}
+	return namespaces.Follow(ctx, namespaces.Config{REST: a.kube.rest, Log: a.log, Tell: func(ns policy.Namespaces) {
+		p := a.keeper.SeeNamespaces(ns)
+		if p == nil {
+			return
+		}
+		cut := a.proxy.Cut(p)
+		a.log.Info("labels of namespaces changed what is granted", "known", ns != nil, "cut", cut)
+		select {
+		case a.relabelled <- struct{}{}:
+		default:
+		}
+	}})
 }
 
 // identify is the second key: which device the overlay says this address is.

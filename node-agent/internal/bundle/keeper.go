@@ -51,6 +51,8 @@ type state struct {
 	sum      [sha256.Size]byte
 	policy   *policy.Policy
 	cas      *x509.CertPool
+	// namespaces are the cluster's, with their labels; nil while not known.
+	namespaces policy.Namespaces
 
 	anchor anchor
 	// proven is the last moment of the coordinator's time at which the bundle
@@ -128,7 +130,7 @@ func (k *Keeper) verify(signed *apiv1.Signed) (*apiv1.Bundle, error) {
 func (k *Keeper) take(s *state, signed *apiv1.Signed, b *apiv1.Bundle) error {
 	s.revision, s.sum = b.GetRevision(), sha256.Sum256(signed.GetPayload())
 	s.refused, s.unusable = "", ""
-	p, cas, err := k.compile(b)
+	p, cas, err := k.compile(b, s.namespaces)
 	if err != nil {
 		s.close(b, err)
 		return err
@@ -143,11 +145,11 @@ func (s *state) close(b *apiv1.Bundle, why error) {
 	s.policy, s.unusable = policy.Closed(b, why.Error()), why.Error()
 }
 
-func (k *Keeper) compile(b *apiv1.Bundle) (*policy.Policy, *x509.CertPool, error) {
+func (k *Keeper) compile(b *apiv1.Bundle, ns policy.Namespaces) (*policy.Policy, *x509.CertPool, error) {
 	if k.cfg.TrustDomain != "" && b.GetTrustDomain() != k.cfg.TrustDomain {
 		return nil, nil, fmt.Errorf("bundle is of trust domain %q, this agent of %q", b.GetTrustDomain(), k.cfg.TrustDomain)
 	}
-	p, err := policy.Compile(b, policy.WithClock(k.Now))
+	p, err := policy.Compile(b, policy.WithClock(k.Now), policy.WithNamespaces(ns))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -206,6 +208,28 @@ func (k *Keeper) accept(s *state, signed *apiv1.Signed) (*policy.Policy, error) 
 	}
 	err = k.take(s, signed, b)
 	return s.policy, err
+}
+
+// SeeNamespaces takes in which namespaces there are and how they are labelled,
+// nil for not known. It returns the policy to put into effect, which is Current,
+// or nil where nothing changes.
+func (k *Keeper) SeeNamespaces(ns policy.Namespaces) *policy.Policy {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := *k.state.Load()
+	s.namespaces = ns
+	defer func() { k.state.Store(&s) }()
+	if s.policy == nil || s.unusable != "" || s.policy.SameNamespaces(ns) {
+		return nil
+	}
+	b := s.policy.Bundle()
+	p, cas, err := k.compile(b, ns)
+	if err != nil { // it was compiled before, so this cannot be; closed all the same
+		s.close(b, err)
+		return s.policy
+	}
+	s.policy, s.cas = p, cas
+	return p
 }
 
 // Beat takes in a heartbeat. An error says why it proves nothing.

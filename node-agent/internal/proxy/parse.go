@@ -1,11 +1,13 @@
 package proxy
 
 import (
+	"mime"
 	"net/http"
 	"net/url"
 	"strings"
 	"unicode/utf8"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	apirequest "k8s.io/apiserver/pkg/endpoints/request"
 
@@ -69,6 +71,7 @@ func parse(r *http.Request) (*reading, *refusal) {
 	if bad := q.checkUpgrade(); bad != nil {
 		return nil, bad
 	}
+	q.attrs.MayCreate = q.attrs.ResourceRequest && q.attrs.Subresource == "" && mayCreate(r)
 	q.header = upstreamHeaders(r.Header)
 	return q, nil
 }
@@ -137,6 +140,27 @@ func (q *reading) resolve(query url.Values) *refusal {
 		(q.attrs.Subresource == "log" && follow == "true")
 	q.review = reviewOf(q.attrs)
 	return nil
+}
+
+// mayCreate reports whether Kubernetes makes the object where there is none: of a
+// PUT, as some resources do, and of every patch but the three kinds that need
+// something to change.
+func mayCreate(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodPut:
+		return true
+	case http.MethodPatch:
+		media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+		if err != nil || len(r.Header["Content-Type"]) != 1 {
+			return true
+		}
+		switch types.PatchType(media) {
+		case types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType:
+			return false
+		}
+		return true
+	}
+	return false
 }
 
 // specialVerb handles the two old path prefixes: /watch/ is a watch, by GET

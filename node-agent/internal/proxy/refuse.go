@@ -63,10 +63,11 @@ func unauthorized(message string) *refusal {
 // denied is the policy's no. Its reason names what is missing and nothing that
 // the person may not see.
 func denied(d policy.Decision) *refusal {
-	return &refusal{
-		code: http.StatusForbidden, reason: metav1.StatusReasonForbidden, message: d.Reason,
-		next: nextStatus + "; ask whoever manages the project for a grant", decision: &d,
+	next := nextStatus + "; ask whoever manages the project for a grant"
+	if d.Next != "" {
+		next = d.Next + "; " + nextStatus
 	}
+	return &refusal{code: http.StatusForbidden, reason: metav1.StatusReasonForbidden, message: d.Reason, next: next, decision: &d}
 }
 
 // unavailable is a no that has nothing to do with the person. It says nothing

@@ -101,12 +101,13 @@ func (x *exchange) answerReview(r *http.Request) (answered bool, bad *refusal) {
 	return false, badRequest("the body is not a self-review")
 }
 
-// rules says what the policy grants, in Kubernetes' words. Denies have none.
+// rules says what the policy grants, in Kubernetes' words, and what these cannot
+// say.
 func (x *exchange) rules(namespace string) authorizationv1.SubjectRulesReviewStatus {
-	resource, other := x.policy.Rules(x.reading.attrs.UserID, namespace)
+	resource, other, caveat := x.policy.Rules(x.reading.attrs.UserID, namespace)
 	s := authorizationv1.SubjectRulesReviewStatus{
 		ResourceRules: []authorizationv1.ResourceRule{}, NonResourceRules: []authorizationv1.NonResourceRule{},
-		Incomplete: true,
+		Incomplete: true, EvaluationError: caveat,
 	}
 	for _, r := range resource {
 		s.ResourceRules = append(s.ResourceRules, authorizationv1.ResourceRule{

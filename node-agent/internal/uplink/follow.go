@@ -29,6 +29,9 @@ type FollowConfig struct {
 	// returns when they are. It is called again until it succeeds, and when a
 	// grant expires; never twice at a time.
 	Clean func(context.Context, *policy.Policy) error
+	// Changed receives when the Keeper's policy changed without a bundle, and what
+	// it no longer allows is cut: accounts and bindings follow. It may be nil.
+	Changed <-chan struct{}
 	// Version is this agent's; Ceiling its own rights, JSON of
 	// []rbacv1.PolicyRule, asked for at every connection. It may be nil.
 	Version string
@@ -66,10 +69,11 @@ func Follow(ctx context.Context, cfg FollowConfig) error {
 	all.Go(func() { f.report(ctx) })
 	all.Go(func() { f.clean(ctx) })
 	all.Go(func() { f.mark(ctx) })
+	all.Go(func() { f.changes(ctx) })
 	if p := cfg.Keeper.Current(); p != nil {
 		// From before this start. Nothing runs yet that could be cut.
 		now := time.Now()
-		f.inForce(p, &apiv1.ConfirmRequest{
+		f.inForce(&apiv1.ConfirmRequest{
 			Revision: p.Revision(), ReceivedAt: timestamppb.New(now), CutAt: timestamppb.New(now), Problem: cfg.Keeper.Problem(),
 		})
 	}
@@ -161,7 +165,7 @@ func (f *follower) accept(signed *apiv1.Signed) error {
 		return nil
 	}
 	cut := f.Cut(p)
-	f.inForce(p, &apiv1.ConfirmRequest{
+	f.inForce(&apiv1.ConfirmRequest{
 		Revision: p.Revision(), ReceivedAt: timestamppb.New(received), CutAt: timestamppb.Now(),
 		CutStreams: uint32(cut), Problem: f.Keeper.Problem(),
 	})
@@ -173,12 +177,29 @@ func (f *follower) accept(signed *apiv1.Signed) error {
 }
 
 // inForce confirms a policy and has it cleaned up to.
-func (f *follower) inForce(p *policy.Policy, c *apiv1.ConfirmRequest) {
+func (f *follower) inForce(c *apiv1.ConfirmRequest) {
 	f.mu.Lock()
-	f.policy, f.state = p, c
+	f.policy, f.state = f.Keeper.Current(), c
 	f.mu.Unlock()
 	f.say(c)
 	poke(f.work)
+}
+
+// changes has what exists in the cluster follow a policy that changed by itself.
+func (f *follower) changes(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.Changed:
+		}
+		f.mu.Lock()
+		if f.policy != nil {
+			f.policy = f.Keeper.Current()
+		}
+		f.mu.Unlock()
+		poke(f.work)
+	}
 }
 
 func poke(ch chan struct{}) {

@@ -459,3 +459,22 @@ func TestBundleThatCannotBeKeptIsAskedForAgain(t *testing.T) {
 		t.Errorf("held %d", k.Held())
 	}
 }
+
+func TestWhatChangesWithoutABundleIsCleanedUpToo(t *testing.T) {
+	h := newHub(t)
+	cleaned, changed := make(chan int, 100), make(chan struct{}, 1)
+	k := h.follow(t.TempDir(), func(c *FollowConfig) {
+		c.Changed = changed
+		c.Clean = func(_ context.Context, p *policy.Policy) error { cleaned <- len(p.Entitlements("a")); return nil }
+	})
+	h.send(h.bundle(5, func(b *apiv1.Bundle) { b.Grants[0].NamespaceSelector = "team=a" }))
+	if n := <-cleaned; n != 0 {
+		t.Fatalf("%d entitlements before the labels are known", n)
+	}
+	k.SeeNamespaces(policy.Namespaces{"x": {"team": "a"}, "y": {"team": "b"}})
+	changed <- struct{}{}
+	if n := <-cleaned; n != 1 {
+		t.Errorf("%d entitlements with the labels", n)
+	}
+	h.confirmed("clean", cleanOf(5))
+}
