@@ -43,7 +43,7 @@ env: ## print the shell environment of a person: eval "$$(make -s env AS=shivam)
 AS ?= virat
 
 .PHONY: parts
-parts: needs ## build the real Kubernetes, Hydra and kubectl that tests run on (6 to 12 minutes, once)
+parts: needs ## build the real Kubernetes, Hydra, kubectl and helm that tests run on (7 to 13 minutes, once)
 	@$(GO) run ./test/parts/cmd/parts build all
 
 .PHONY: test

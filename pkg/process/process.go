@@ -83,10 +83,32 @@ func Otherwise(err error, next string) error {
 	return Hint(err, next)
 }
 
+type rehinted struct {
+	error
+	hints []string
+}
+
+func (r rehinted) Unwrap() error { return r.error }
+
+// MapHints replaces each hint that err carries by what change makes of it.
+func MapHints(err error, change func(hint string) string) error {
+	hints := Hints(err)
+	if len(hints) == 0 {
+		return err
+	}
+	for i, h := range hints {
+		hints[i] = change(h)
+	}
+	return rehinted{err, hints}
+}
+
 // Hints returns the hints that err carries, the outermost first.
 func Hints(err error) []string {
 	var hints []string
 	for err != nil {
+		if r, ok := err.(rehinted); ok {
+			return append(hints, r.hints...)
+		}
 		if h, ok := err.(hinted); ok {
 			hints = append(hints, h.hint)
 		}

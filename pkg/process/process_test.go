@@ -82,3 +82,17 @@ func TestSignalEndsTheContextAndSaysInterrupted(t *testing.T) {
 		t.Errorf("stderr %q", stderr.String())
 	}
 }
+
+func TestHintsCanBeReplacedAndTheErrorStays(t *testing.T) {
+	inner := WithExitCode(Hint(Hint(errors.New("no"), "one"), "two"), 7)
+	err := Hint(MapHints(inner, strings.ToUpper), "three")
+	if got := strings.Join(Hints(err), " "); got != "three TWO ONE" {
+		t.Errorf("hints %q", got)
+	}
+	if ExitCode(err) != 7 || err.Error() != "no" || !errors.Is(err, inner) {
+		t.Errorf("%v, %d", err, ExitCode(err))
+	}
+	if MapHints(nil, strings.ToUpper) != nil {
+		t.Error("an error out of nothing")
+	}
+}

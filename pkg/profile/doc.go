@@ -8,4 +8,8 @@
 // once and never leaves; everything else about a session, certificate included,
 // is one file that is replaced as a whole, so no crash leaves a certificate of one
 // session beside the ids of another. No OAuth token is ever stored.
+//
+// A second coordinator is a second profile (SALLYPORT_PROFILE): a home of its own
+// below the first, so the two share nothing, not even the device key, and no
+// coordinator learns of the other.
 package profile

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/sallyport-mesh/sallyport/pkg/pki"
 	"github.com/sallyport-mesh/sallyport/pkg/process"
@@ -15,8 +16,13 @@ import (
 // Variable is the environment variable that names a home.
 const Variable = "SALLYPORT_HOME"
 
-// Home is a directory with one person's client state.
-type Home struct{ dir string }
+// Home is a directory with one person's client state for one coordinator.
+type Home struct {
+	dir string
+	// base is what SALLYPORT_HOME names; dir itself for the default profile.
+	base string
+	name string // of a named profile
+}
 
 // Files in a home.
 const (
@@ -25,9 +31,13 @@ const (
 	lockFile    = "profile.lock"
 )
 
-// Find is the home that dir, else SALLYPORT_HOME, else ~/.sallyport names. It
-// need not exist.
-func Find(dir string) (Home, error) {
+// Find is the home that dir, else SALLYPORT_HOME, else ~/.sallyport names, and of
+// it the profile that SALLYPORT_PROFILE names. It need not exist.
+func Find(dir string) (Home, error) { return FindProfile(dir, "") }
+
+// FindProfile is Find for a profile that was named; the empty name is
+// SALLYPORT_PROFILE's.
+func FindProfile(dir, name string) (Home, error) {
 	if dir == "" {
 		dir = os.Getenv(Variable)
 	}
@@ -42,7 +52,10 @@ func Find(dir string) (Home, error) {
 	if err != nil {
 		return Home{}, fmt.Errorf("finding %s: %w", dir, err)
 	}
-	return Home{abs}, nil
+	if name == "" {
+		name = os.Getenv(NameVariable)
+	}
+	return Home{dir: abs, base: abs}.named(name)
 }
 
 // Dir is the directory.
@@ -62,17 +75,35 @@ func (h Home) Make() error {
 // Check refuses a home that others may enter, or that is not a directory. One
 // that does not exist is fine.
 func (h Home) Check() error {
+	if err := check(h.base); err != nil || h.dir == h.base {
+		return err
+	}
+	return check(h.dir)
+}
+
+// Mine reports whether the home belongs to the user of this process: root may
+// read anybody's, and must leave nothing of its own there.
+func (h Home) Mine() bool {
 	info, err := os.Stat(h.dir)
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Getuid()
+}
+
+func check(dir string) error {
+	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return fmt.Errorf("opening %s: %w", h.dir, err)
+		return fmt.Errorf("opening %s: %w", dir, err)
 	case !info.IsDir():
-		return fmt.Errorf("%s is not a directory", h.dir)
+		return fmt.Errorf("%s is not a directory", dir)
 	case info.Mode().Perm()&0o077 != 0:
-		return process.Hint(fmt.Errorf("%s is open to other users of this machine (mode %04o)", h.dir, info.Mode().Perm()),
-			"chmod 700 "+h.dir)
+		return process.Hint(fmt.Errorf("%s is open to other users of this machine (mode %04o)", dir, info.Mode().Perm()),
+			"chmod 700 "+dir)
 	}
 	return nil
 }

@@ -137,3 +137,52 @@ func TestUpdatesDoNotLoseALogin(t *testing.T) {
 		}
 	}
 }
+
+func TestProfilesShareNothing(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "home")
+	t.Setenv(NameVariable, "")
+	def, err := FindProfile(dir, "")
+	if err != nil || def.Dir() != dir || def.Name() != "" {
+		t.Fatalf("default %+v, %v", def, err)
+	}
+	work, err := FindProfile(dir, "work")
+	if err != nil || work.Dir() != filepath.Join(dir, "profiles", "work") {
+		t.Fatalf("work %+v, %v", work, err)
+	}
+	one, err := def.DeviceKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := work.DeviceKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if one.Equal(two) {
+		t.Error("two coordinators know this device by one key")
+	}
+	// What another program is told finds the same home, whatever it inherits.
+	t.Setenv(NameVariable, "other")
+	for _, h := range []Home{def, work} {
+		for k, v := range h.Environment() {
+			t.Setenv(k, v)
+		}
+		if found, err := Find(""); err != nil || found != h {
+			t.Errorf("found %+v, want %+v (%v)", found, h, err)
+		}
+	}
+	all, err := work.All()
+	if err != nil || len(all) != 2 || all[0] != def || all[1] != work {
+		t.Errorf("all %+v, %v", all, err)
+	}
+	for _, bad := range []string{"..", "a/b", "A", "-a", "a.", strings.Repeat("a", 33), "a\n"} {
+		if h, err := FindProfile(dir, bad); err == nil {
+			t.Errorf("%q is %+v", bad, h)
+		}
+	}
+	if err := os.Chmod(dir, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	if work.Check() == nil {
+		t.Error("a profile in a home that is open to others is fine")
+	}
+}

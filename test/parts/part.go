@@ -20,12 +20,14 @@ const (
 	Devcluster Part = "devcluster"
 	// Hydra runs Ory Hydra with a database of its own.
 	Hydra Part = "hydra"
+	// Helm is helm itself.
+	Helm Part = "helm"
 	// Kubectl is the one in PATH if it works, else one built with Devcluster.
 	Kubectl Part = "kubectl"
 )
 
 // All are the parts in the order in which to build them.
-var All = []Part{Devcluster, Hydra, Kubectl}
+var All = []Part{Devcluster, Hydra, Kubectl, Helm}
 
 // recipe says how a part is built.
 type recipe struct {
@@ -38,7 +40,10 @@ type recipe struct {
 	usual  string // how long it takes when nothing is cached
 }
 
-const kubernetesVersion = "v1.36.3"
+const (
+	kubernetesVersion = "v1.36.3"
+	helmVersion       = "v4.2.4"
+)
 
 // recipeFor also reports what the build will lack, for the person who waits for it.
 func recipeFor(p Part) (r recipe, note string, err error) {
@@ -53,6 +58,13 @@ func recipeFor(p Part) (r recipe, note string, err error) {
 				" -X " + version + ".gitMajor=1 -X " + version + ".gitMinor=36"},
 			env:   []string{"CGO_ENABLED=0"},
 			usual: "6 to 12 minutes on two cores",
+		}, "", nil
+	case Helm:
+		return recipe{
+			part: p, module: "test/helm", pkg: "helm.sh/helm/v4/cmd/helm", binary: "helm",
+			flags: []string{"-ldflags=-s -w -X helm.sh/helm/v4/internal/version.version=" + helmVersion},
+			env:   []string{"CGO_ENABLED=0"},
+			usual: "a minute on two cores after devcluster, three without",
 		}, "", nil
 	case Hydra:
 		r = recipe{

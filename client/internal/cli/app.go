@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -29,9 +30,12 @@ func newApp(version string, stdout, stderr io.Writer) *cli.App {
 			"sallyport up                                      then kubectl works as always:\n" +
 			"kubectl --context sallyport/edge-1 get pods\n\n" +
 			profile.Variable + " names the directory for all of its state (default ~/.sallyport).",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "profile", Usage: "work with the coordinator of profile `NAME` (default: $" + profile.NameVariable + ")"},
+		},
 		Commands: []*cli.Command{
-			loginCommand(), upCommand(), statusCommand(), kubeconfigCommand(), downCommand(), logoutCommand(),
-			versionCommand(), credentialCommand(), daemonCommand(),
+			loginCommand(), upCommand(), statusCommand(), clustersCommand(), useCommand(), kubeconfigCommand(), profilesCommand(),
+			downCommand(), logoutCommand(), versionCommand(), credentialCommand(), daemonCommand(),
 		},
 		Action:          unknown,
 		HideVersion:     true,
@@ -80,10 +84,10 @@ func verb(c cli.Command, args int, run func(*cli.Context, *here) error) *cli.Com
 			return process.Hint(process.Usage("%q is one argument too many", ctx.Args().Get(args)), "sallyport "+c.Name+" --help")
 		}
 		h, err := locate(ctx)
-		if err == nil {
-			err = run(ctx, h)
+		if err != nil {
+			return process.Otherwise(err, "sallyport "+c.Name+" --help")
 		}
-		return process.Otherwise(err, "sallyport "+c.Name+" --help")
+		return process.MapHints(process.Otherwise(run(ctx, h), "sallyport "+c.Name+" --help"), h.command)
 	}
 	return &c
 }
@@ -98,7 +102,7 @@ type here struct {
 }
 
 func locate(c *cli.Context) (*here, error) {
-	h, err := hereIn("")
+	h, err := hereIn("", c.String("profile"))
 	if err != nil {
 		return nil, err
 	}
@@ -106,8 +110,8 @@ func locate(c *cli.Context) (*here, error) {
 	return h, nil
 }
 
-func hereIn(dir string) (*here, error) {
-	home, err := profile.Find(dir)
+func hereIn(dir, name string) (*here, error) {
+	home, err := profile.FindProfile(dir, name)
 	if err != nil {
 		return nil, err
 	}
@@ -116,6 +120,14 @@ func hereIn(dir string) (*here, error) {
 
 func (h *here) say(format string, args ...any) {
 	fmt.Fprintf(h.out, format+"\n", args...)
+}
+
+// command is a command line of ours as it has to be typed in this profile.
+func (h *here) command(line string) string {
+	if rest, ours := strings.CutPrefix(line, "sallyport "); ours && h.home.Name() != "" {
+		return "sallyport --profile " + h.home.Name() + " " + rest
+	}
+	return line
 }
 
 // self is this program's path, for those that start it again.

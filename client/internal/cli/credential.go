@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"context"
+
 	"github.com/urfave/cli/v2"
 
 	"github.com/sallyport-mesh/sallyport/client/internal/credential"
 	"github.com/sallyport-mesh/sallyport/client/internal/daemon"
+	"github.com/sallyport-mesh/sallyport/client/internal/localapi"
 	"github.com/sallyport-mesh/sallyport/pkg/process"
 )
 
@@ -19,6 +22,20 @@ func credentialCommand() *cli.Command {
 		if c.String("cluster") == "" {
 			return process.Usage("--cluster is missing")
 		}
-		return credential.Write(c.Context, h.home, h.home.Path(daemon.SocketFile), c.String("cluster"), h.out)
+		return credential.Write(c.Context, credential.Config{
+			Home: h.home, Daemon: h.daemon, Cluster: c.String("cluster"), Start: h.startWanted,
+		}, h.out)
 	})
+}
+
+// startWanted starts the daemon that `sallyport up` asked for and that is gone.
+func (h *here) startWanted(ctx context.Context) error {
+	w, err := daemon.AsWanted(h.home)
+	if err != nil {
+		return err
+	}
+	if w == nil || !h.home.Mine() {
+		return localapi.ErrNotRunning
+	}
+	return h.ensure(ctx, *w)
 }

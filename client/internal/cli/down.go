@@ -5,6 +5,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/sallyport-mesh/sallyport/client/internal/daemon"
 	"github.com/sallyport-mesh/sallyport/client/internal/localapi"
 )
 
@@ -15,6 +16,10 @@ func downCommand() *cli.Command {
 		Description: "You stay logged in, and your contexts stay in kubeconfig.\n\n" +
 			"Example: sallyport down",
 	}, 0, func(c *cli.Context, h *here) error {
+		// First, so that no kubectl starts it again.
+		if err := daemon.Unwant(h.home); err != nil {
+			return err
+		}
 		err := h.stop(c.Context)
 		if errors.Is(err, localapi.ErrNotRunning) {
 			h.say("The daemon was not running.")

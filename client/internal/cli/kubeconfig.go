@@ -58,6 +58,19 @@ func kubeconfigCommand() *cli.Command {
 	}
 }
 
+// kept is the kubeconfig that was named, else that which the daemon keeps.
+func (h *here) kept(c *cli.Context) (string, error) {
+	path := c.String("kubeconfig")
+	if path == "" {
+		if st, err := h.running(c.Context); err == nil && st != nil {
+			path = st.Kubeconfig
+		} else if w, err := daemon.AsWanted(h.home); err == nil && w != nil {
+			path = w.Kubeconfig
+		}
+	}
+	return kubeconfig.DefaultPath(path)
+}
+
 func (h *here) contexts() ([]kubeconfig.Entry, error) {
 	program, err := self()
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/sallyport-mesh/sallyport/client/internal/daemon"
 	"github.com/sallyport-mesh/sallyport/client/internal/localapi"
 	"github.com/sallyport-mesh/sallyport/client/internal/login"
 	"github.com/sallyport-mesh/sallyport/pkg/pki"
@@ -78,7 +79,10 @@ func (h *here) wake(ctx context.Context) error {
 	defer cancel()
 	before, err := h.daemon.Status(ctx)
 	if errors.Is(err, localapi.ErrNotRunning) {
-		h.say("Next: sallyport up")
+		if w, err := daemon.AsWanted(h.home); err == nil && w != nil {
+			return h.ensure(ctx, *w)
+		}
+		h.say("Next: %s", h.command("sallyport up"))
 		return nil
 	}
 	if err == nil && h.daemon.Reload(ctx) == nil {

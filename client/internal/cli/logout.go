@@ -41,11 +41,12 @@ func runLogout(c *cli.Context, h *here) error {
 	if err != nil {
 		return err
 	}
-	path := c.String("kubeconfig")
-	if st, err := h.running(c.Context); err == nil && st != nil && path == "" {
-		path = st.Kubeconfig
+	path, err := h.kept(c)
+	if err != nil {
+		return err
 	}
-	if path, err = kubeconfig.DefaultPath(path); err != nil {
+	// No kubectl starts the daemon from here on.
+	if err := daemon.Unwant(h.home); err != nil {
 		return err
 	}
 	// The coordinator first: what is gone here could not be used to tell it.

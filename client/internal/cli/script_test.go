@@ -14,6 +14,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/sallyport-mesh/sallyport/client/internal/clienttest"
+	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
 	"github.com/sallyport-mesh/sallyport/pkg/apiclient"
 	"github.com/sallyport-mesh/sallyport/pkg/pki"
 	"github.com/sallyport-mesh/sallyport/pkg/process"
@@ -101,6 +102,17 @@ func TestScripts(t *testing.T) {
 					ts.Fatalf("coordinator does not know how to %v", args)
 				}
 			},
+			// opens CLUSTER... makes these the clusters that are open.
+			"opens": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Value(coordinatorKey{}).(*clienttest.Coordinator).Set(func(b *clienttest.Behaviour) {
+					b.Clusters = nil
+					for _, name := range args {
+						b.Clusters = append(b.Clusters, &apiv1.ReachableCluster{
+							Id: "cls-" + name, Name: name, Project: "aws", ServerName: name + "." + clienttest.OverlayDomain, Roles: []string{"edit"},
+						})
+					}
+				})
+			},
 			// private FILE fails unless the file's mode is 0600.
 			"private": func(ts *testscript.TestScript, _ bool, args []string) {
 				for _, f := range args {
@@ -122,7 +134,7 @@ func TestScripts(t *testing.T) {
 type coordinatorKey struct{}
 
 func kill(home string) error {
-	h, err := hereIn(home)
+	h, err := hereIn(home, "")
 	if err != nil {
 		return err
 	}

@@ -23,8 +23,28 @@ import (
 // commands. Anything else is the error that it ends with.
 const listening = "listening\n"
 
+// startLockFile is held by the one that starts a daemon.
+const startLockFile = "start.lock"
+
 // logLimit is where a log is set aside at the next start, bytes.
 const logLimit = 4 << 20
+
+// ensure makes sure that a daemon runs, and remembers that one is wanted. Of all
+// that ask at once, one starts it; the others wait until it answers.
+func (h *here) ensure(ctx context.Context, w daemon.Wanted) error {
+	if err := daemon.Want(h.home, w); err != nil {
+		return err
+	}
+	turn := flock.New(h.home.Path(startLockFile), flock.SetPermissions(0o600))
+	if got, err := turn.TryLockContext(ctx, 10*time.Millisecond); err != nil || !got {
+		return fmt.Errorf("waiting for somebody else to start the daemon: %w", errors.Join(err, ctx.Err()))
+	}
+	defer func() { _ = turn.Unlock() }() // the kernel does, at the latest
+	if st, err := h.running(ctx); err != nil || st != nil {
+		return err
+	}
+	return h.start(ctx, w.Kubeconfig, w.Verbose)
+}
 
 // start starts a daemon in a session of its own and returns when it answers.
 func (h *here) start(ctx context.Context, kubeconfig string, verbose bool) error {
@@ -47,7 +67,10 @@ func (h *here) start(ctx context.Context, kubeconfig string, verbose bool) error
 		args = append(args, "--verbose")
 	}
 	cmd := exec.Command(program, args...) // outlives ctx
-	cmd.Env = append(os.Environ(), profile.Variable+"="+h.home.Dir())
+	cmd.Env = os.Environ()
+	for name, value := range h.home.Environment() {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{write}
@@ -68,9 +91,24 @@ func (h *here) start(ctx context.Context, kubeconfig string, verbose bool) error
 	}
 	_ = cmd.Wait() // how it ended is in what it said
 	if err == nil && strings.Contains(string(said), daemon.ErrRunning.Error()) {
-		return nil // somebody else was faster
+		return h.answers(ctx) // one in the foreground was faster
 	}
 	return startError(string(said), h.home.Path(daemon.LogFile))
+}
+
+// answers waits until a daemon that holds the home answers.
+func (h *here) answers(ctx context.Context) error {
+	for {
+		st, err := h.running(ctx)
+		if err != nil || st != nil {
+			return err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the daemon: %w", ctx.Err())
+		}
+	}
 }
 
 // startError is what a daemon said as it ended, made an error again.

@@ -10,7 +10,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/sallyport-mesh/sallyport/client/internal/daemon"
-	"github.com/sallyport-mesh/sallyport/client/internal/kubeconfig"
 	"github.com/sallyport-mesh/sallyport/client/internal/localapi"
 	"github.com/sallyport-mesh/sallyport/pkg/process"
 )
@@ -46,6 +45,13 @@ func runStatus(c *cli.Context, h *here) error {
 			UserName: p.Session.UserName, UserID: p.Session.UserID, DeviceID: p.Session.DeviceID,
 			SessionID: p.Session.ID, Expires: p.Session.Expires, Clusters: daemon.Remembered(h.home, p),
 		}
+		w, err := daemon.AsWanted(h.home)
+		if err != nil {
+			return err
+		}
+		if w != nil {
+			st.Wanted, st.Kubeconfig = true, w.Kubeconfig
+		}
 	}
 	if format == "json" {
 		enc := json.NewEncoder(h.out)
@@ -53,37 +59,58 @@ func runStatus(c *cli.Context, h *here) error {
 		if err := enc.Encode(st); err != nil {
 			return fmt.Errorf("printing status: %w", err)
 		}
-	} else {
-		h.text(*st)
+		return st.Err()
 	}
+	current, err := h.current(c)
+	if err != nil {
+		st.Warnings = append(st.Warnings, localapi.Warning{Text: err.Error()})
+	}
+	h.text(*st, current)
 	return st.Err()
 }
 
-func (h *here) text(st localapi.Status) {
-	heard := "not heard now"
-	if st.Connected {
-		heard = "connected"
-	}
+func (h *here) text(st localapi.Status, current string) {
 	w := tabwriter.NewWriter(h.out, 0, 0, 2, ' ', 0)
+	if h.home.Name() != "" {
+		fmt.Fprintf(w, "profile\t%s\n", h.home.Name())
+	}
 	fmt.Fprintf(w, "user\t%s\n", st.UserName)
 	fmt.Fprintf(w, "until\t%s\n", when(st.Expires))
-	fmt.Fprintf(w, "coordinator\t%s, %s\n", st.Coordinator, heard)
-	fmt.Fprintf(w, "daemon\t%s\n", strings.TrimSpace(string(st.State)+" "+strings.Join(st.Addresses, " ")))
+	fmt.Fprintf(w, "coordinator\t%s\n", st.Coordinator+heard(st))
+	fmt.Fprintf(w, "daemon\t%s\n", doing(st))
+	if st.Kubeconfig != "" {
+		fmt.Fprintf(w, "kubeconfig\t%s\n", st.Kubeconfig)
+	}
 	_ = w.Flush() // to the terminal
-	if len(st.Clusters) > 0 {
+	switch {
+	case len(st.Clusters) > 0:
 		h.say("")
-		h.clusters(st)
+		h.table(st.Clusters, current, st.State == localapi.Joined)
+	case st.State == localapi.Joined:
+		h.say("\nNo cluster is open to you.")
 	}
 	h.problems(st)
 }
 
-func (h *here) clusters(st localapi.Status) {
-	w := tabwriter.NewWriter(h.out, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "CONTEXT\tPROJECT\tROLES\tPATH")
-	for _, c := range st.Clusters {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", c.Context, c.Project, strings.Join(c.Roles, ", "), way(c))
+// heard says whether the coordinator is, where a daemon could know.
+func heard(st localapi.Status) string {
+	switch {
+	case st.Connected:
+		return ", connected"
+	case st.State == localapi.Joined, st.State == localapi.Joining:
+		return ", not heard now"
 	}
-	_ = w.Flush() // to the terminal
+	return ""
+}
+
+func doing(st localapi.Status) string {
+	switch {
+	case st.State == localapi.Stopped && st.Wanted:
+		return "stopped; the next kubectl starts it"
+	case st.State == localapi.Ended:
+		return "waits for a login"
+	}
+	return strings.TrimSpace(string(st.State) + " " + strings.Join(st.Addresses, " "))
 }
 
 // way is how packets get to a cluster, in a word or two.
@@ -91,7 +118,12 @@ func way(c localapi.Cluster) string {
 	var ways []string
 	for _, p := range c.Paths {
 		w := p.Kind
-		if p.Latency > 0 {
+		switch {
+		case p.Silent && !c.Online:
+			w = "agent offline"
+		case p.Silent:
+			w = "no answer"
+		case p.Latency > 0:
 			w += fmt.Sprintf(", %.1f ms", float64(p.Latency.Microseconds())/1000)
 		}
 		ways = append(ways, w)
@@ -106,11 +138,14 @@ func way(c localapi.Cluster) string {
 }
 
 func (h *here) problems(st localapi.Status) {
-	if st.Problem != "" && st.State != localapi.Stopped && st.State != localapi.Ended {
-		fmt.Fprintf(h.out, "\nproblem: %s\n", st.Problem)
+	for _, w := range st.Warnings {
+		h.say("\nwarning: %s", w.Text)
+		if w.Hint != "" {
+			h.say("hint: %s", h.command(w.Hint))
+		}
 	}
 	for _, name := range st.Blocked {
-		fmt.Fprintf(h.out, "\nproblem: %s holds an entry %s that is not ours; rename or remove it, then: sallyport %s\n",
-			st.Kubeconfig, strings.TrimPrefix(name, kubeconfig.Prefix), "kubeconfig write")
+		h.say("\nwarning: %s holds an entry %s that is not ours, so the cluster is not there\nhint: rename or remove it, then: %s",
+			st.Kubeconfig, name, h.command("sallyport kubeconfig write"))
 	}
 }

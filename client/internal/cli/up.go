@@ -7,6 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/sallyport-mesh/sallyport/client/internal/daemon"
 	"github.com/sallyport-mesh/sallyport/client/internal/kubeconfig"
 	"github.com/sallyport-mesh/sallyport/client/internal/localapi"
 	"github.com/sallyport-mesh/sallyport/pkg/process"
@@ -16,7 +17,8 @@ func upCommand() *cli.Command {
 	return verb(cli.Command{
 		Name:  "up",
 		Usage: "join the overlay and keep kubeconfig right",
-		Description: "Starts the daemon in the background and shows which clusters are open to you.\n\n" +
+		Description: "Starts the daemon in the background and shows which clusters are open to you. After a reboot\n" +
+			"the next kubectl starts it again, until sallyport down.\n\n" +
 			"Example: sallyport up && kubectl --context sallyport/edge-1 get pods",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "kubeconfig", Usage: "keep contexts in `FILE` (default: the first of $KUBECONFIG, else ~/.kube/config)"},
@@ -48,10 +50,10 @@ func runUp(c *cli.Context, h *here) error {
 		return process.Hint(fmt.Errorf("the daemon that is running keeps %s", before.Kubeconfig), "sallyport down, then up again")
 	case before != nil:
 		h.say("The daemon is running already (process %d).", before.PID)
-	default:
-		if err := h.start(ctx, path, c.Bool("verbose")); err != nil {
-			return err
-		}
+		path = before.Kubeconfig
+	}
+	if err := h.ensure(ctx, daemon.Wanted{Kubeconfig: path, Verbose: c.Bool("verbose")}); err != nil {
+		return err
 	}
 	st, err := h.settled(ctx)
 	if err != nil {
@@ -81,7 +83,7 @@ func (h *here) welcome(st localapi.Status) {
 		h.say("No cluster is open to you yet. When one is, it appears in %s by itself.", st.Kubeconfig)
 		return
 	}
-	h.clusters(st)
+	h.table(st.Clusters, "", true)
 	h.say("\nIn %s. Try: kubectl --context %s get pods", st.Kubeconfig, st.Clusters[0].Context)
 	h.problems(st)
 }

@@ -8,8 +8,17 @@
 // one sentence here rather than as a failed connection later. It decides nothing:
 // the agent does, for each request.
 //
-// kubectl waits for it on every call, so it reads two files, asks one question,
-// and starts nothing.
+// kubectl waits for it on every call, so on the usual day it reads two files and
+// asks one question.
+//
+// Where the person has said `sallyport up` and the daemon is gone (a reboot, a
+// crash), it starts that daemon again and waits for it, once for all kubectls that
+// ask at the same time. This gives nobody anything: it is the same program with
+// the same home that the person started before, it runs as the person, whoever
+// could make kubectl run the plugin could run the daemon, and neither has any power
+// without the session that the agent looks at. It never does so after `sallyport
+// down` or a logout, without a session that is still valid, or in a home of
+// another user (kubectl under sudo).
 package credential
 
 import (
@@ -27,8 +36,13 @@ import (
 	"github.com/sallyport-mesh/sallyport/pkg/profile"
 )
 
-// joining bounds how long a call waits for a daemon that has just been started.
-const joining = 15 * time.Second
+const (
+	// joining bounds how long a call waits for a daemon that has just been started.
+	joining = 15 * time.Second
+	// troubled bounds it where something is in the way: the coordinator is away,
+	// say, and the daemon is about to go without.
+	troubled = 3 * time.Second
+)
 
 // execCredential is client.authentication.k8s.io/v1 ExecCredential, as far as it
 // is used; client-go's own type would bring its whole API machinery along.
@@ -44,13 +58,36 @@ type status struct {
 	ClientKeyData         string    `json:"clientKeyData"`
 }
 
+// Config says whose credential is asked for.
+type Config struct {
+	Home    profile.Home
+	Daemon  *localapi.Client
+	Cluster string
+	// Start starts a daemon that is wanted and gone, and returns when it answers.
+	// localapi.ErrNotRunning says that none is wanted.
+	Start func(context.Context) error
+}
+
 // Write writes the credential for a cluster to out.
-func Write(ctx context.Context, home profile.Home, socket, cluster string, out io.Writer) error {
+func Write(ctx context.Context, cfg Config, out io.Writer) error {
+	home := cfg.Home
 	p, err := home.LoadSession(time.Now())
 	if err != nil {
 		return err
 	}
-	if err := ask(ctx, localapi.NewClient(socket), cluster); err != nil {
+	err = ask(ctx, cfg)
+	if errors.Is(err, localapi.ErrNotRunning) {
+		starting, cancel := context.WithTimeout(ctx, joining)
+		err = cfg.Start(starting)
+		cancel()
+		if err == nil {
+			err = ask(ctx, cfg)
+		}
+	}
+	if errors.Is(err, localapi.ErrNotRunning) {
+		return process.Hint(err, "sallyport up")
+	}
+	if err != nil {
 		return err
 	}
 	cert, err := home.Certificate(p.Session)
@@ -77,24 +114,26 @@ func Write(ctx context.Context, home profile.Home, socket, cluster string, out i
 }
 
 // ask asks the daemon whether a request to the cluster has a chance.
-func ask(ctx context.Context, daemon *localapi.Client, cluster string) error {
-	a, err := daemon.Access(ctx, cluster)
-	if err == nil && a.State == localapi.Joining && a.Problem == "" {
-		waiting, cancel := context.WithTimeout(ctx, joining)
-		_, err = daemon.Settled(waiting)
+func ask(ctx context.Context, cfg Config) error {
+	a, err := cfg.Daemon.Access(ctx, cfg.Cluster)
+	if err == nil && a.State == localapi.Joining {
+		patience := joining
+		if a.Problem != "" {
+			patience = troubled
+		}
+		waiting, cancel := context.WithTimeout(ctx, patience)
+		_, err = cfg.Daemon.Settled(waiting)
 		cancel()
 		if err == nil || ctx.Err() == nil {
-			a, err = daemon.Access(ctx, cluster)
+			a, err = cfg.Daemon.Access(ctx, cfg.Cluster)
 		}
 	}
 	switch {
-	case errors.Is(err, localapi.ErrNotRunning):
-		return process.Hint(err, "sallyport up")
 	case err != nil:
 		return err
 	case a.State == localapi.Joined && !a.Open:
 		// Nobody told this device whether there is such a cluster.
-		return process.Hint(fmt.Errorf("no cluster %q is open to you", cluster), "sallyport status shows those that are")
+		return process.Hint(fmt.Errorf("no cluster %q is open to you", cfg.Cluster), "sallyport clusters shows those that are")
 	}
 	return localapi.Status{State: a.State, Problem: a.Problem, Hint: a.Hint}.Err()
 }

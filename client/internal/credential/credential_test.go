@@ -71,14 +71,21 @@ func serve(t *testing.T, access map[string]localapi.Access) (socket string) {
 	return socket
 }
 
+func config(home profile.Home, socket, cluster string) Config {
+	return Config{
+		Home: home, Daemon: localapi.NewClient(socket), Cluster: cluster,
+		Start: func(context.Context) error { return localapi.ErrNotRunning },
+	}
+}
+
 func TestKubectlGetsTheSessionsCertificate(t *testing.T) {
 	home, p := loggedIn(t)
 	socket := serve(t, map[string]localapi.Access{"edge-1": {State: localapi.Joined, Open: true}})
 	var first, second bytes.Buffer
-	if err := Write(t.Context(), home, socket, "edge-1", &first); err != nil {
+	if err := Write(t.Context(), config(home, socket, "edge-1"), &first); err != nil {
 		t.Fatal(err)
 	}
-	if err := Write(t.Context(), home, socket, "edge-1", &second); err != nil {
+	if err := Write(t.Context(), config(home, socket, "edge-1"), &second); err != nil {
 		t.Fatal(err)
 	}
 	if first.String() != second.String() {
@@ -113,14 +120,14 @@ func TestWhatStandsInTheWayIsOneSentence(t *testing.T) {
 		"lost":      {State: localapi.Joining, Problem: "the coordinator took this device off the overlay", Open: true},
 	})
 	for name, test := range map[string]struct{ socket, cluster, want, hint string }{
-		"closed":    {socket, "closed", `no cluster "closed" is open to you`, "sallyport status shows those that are"},
+		"closed":    {socket, "closed", `no cluster "closed" is open to you`, "sallyport clusters shows those that are"},
 		"no daemon": {socket + "x", "edge-1", "the sallyport daemon is not running", "sallyport up"},
 		"suspended": {socket, "suspended", "shivam is suspended", "ask an administrator"},
 		"lost":      {socket, "lost", "not on the overlay: the coordinator took this device off the overlay", "sallyport status shows when it has joined"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
-			err := Write(t.Context(), home, test.socket, test.cluster, &out)
+			err := Write(t.Context(), config(home, test.socket, test.cluster), &out)
 			if err == nil || err.Error() != test.want {
 				t.Errorf("error %v, want %q", err, test.want)
 			}
@@ -138,8 +145,8 @@ func TestWhatStandsInTheWayIsOneSentence(t *testing.T) {
 func TestClosedAndMissingClustersReadTheSame(t *testing.T) {
 	home, _ := loggedIn(t)
 	socket := serve(t, map[string]localapi.Access{"other": {State: localapi.Joined}, "nothing": {State: localapi.Joined}})
-	closed := Write(t.Context(), home, socket, "other", io.Discard)
-	missing := Write(t.Context(), home, socket, "nothing", io.Discard)
+	closed := Write(t.Context(), config(home, socket, "other"), io.Discard)
+	missing := Write(t.Context(), config(home, socket, "nothing"), io.Discard)
 	if strings.ReplaceAll(closed.Error(), "other", "X") != strings.ReplaceAll(missing.Error(), "nothing", "X") {
 		t.Errorf("%v, %v", closed, missing)
 	}
@@ -151,7 +158,7 @@ func TestNoSessionNoKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	socket := serve(t, map[string]localapi.Access{"edge-1": {State: localapi.Joined, Open: true}})
-	if err := Write(t.Context(), home, socket, "edge-1", io.Discard); !errors.Is(err, profile.ErrNotLoggedIn) {
+	if err := Write(t.Context(), config(home, socket, "edge-1"), io.Discard); !errors.Is(err, profile.ErrNotLoggedIn) {
 		t.Errorf("error %v", err)
 	}
 }

@@ -36,13 +36,14 @@ func Contexts(home profile.Home, command string) ([]kubeconfig.Entry, error) {
 func entry(home profile.Home, command string, p *profile.Profile, proxy socks.Credentials, c localapi.Cluster) kubeconfig.Entry {
 	return kubeconfig.Entry{
 		Cluster:   c.Name,
+		Profile:   home.Name(),
 		Server:    "https://" + c.ServerName,
 		RootPEM:   p.RootPEM,
 		ProxyURL:  proxy.URL(),
 		Namespace: c.Namespace,
 		Command:   command,
 		Args:      []string{"credential", "--cluster", c.Name},
-		Env:       map[string]string{profile.Variable: home.Dir()},
+		Env:       home.Environment(),
 	}
 }
 

@@ -107,7 +107,12 @@ func Run(ctx context.Context, cfg Config) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	d := &Daemon{cfg: cfg, socks: credentials, reload: make(chan chan error), stop: stop}
-	d.state.init(p, Remembered(cfg.Home, p))
+	remembered := Remembered(cfg.Home, p)
+	d.state.init(p, remembered)
+	if len(remembered) > 0 {
+		// The coordinator may be away, and the proxy may have had to move.
+		d.state.blocked, d.state.context = d.keep(ctx, p, remembered)
+	}
 	cfg.Log.Info("daemon started", "pid", os.Getpid(), "version", cfg.Version, "user", p.Session.UserName, "device", p.Session.DeviceID)
 
 	g, ctx := errgroup.WithContext(ctx)

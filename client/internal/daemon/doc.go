@@ -8,6 +8,9 @@
 // the files of the person who runs it, and a connection that it carries still
 // has to show the session's certificate to an agent.
 //
+// A daemon that the person asked for and that is gone is started again by the next
+// kubectl (see WantedFile and package credential); its proxy listens where it did.
+//
 // When the coordinator says that the session is over, or its time comes, the
 // daemon leaves the overlay at once and stays to tell why; a login wakes it. When
 // the coordinator is merely away, everything goes on as it was.

@@ -90,9 +90,14 @@ func (s *seat) take(ctx context.Context, p *profile.Profile) error {
 		}
 		return err
 	}
+	// Before anybody hears that the device has joined: whoever looks then finds no
+	// key. A crash in between leaves a used one, which opens nothing.
+	if err := s.forgetKey(p.Session); err != nil {
+		return err
+	}
 	s.d.state.set(func(st *state) { st.online, st.overlay = s.node, "" })
 	s.d.cfg.Log.Info("on the overlay", "device", s.device)
-	return s.forgetKey(p.Session)
+	return nil
 }
 
 // enrol waits for the node to run, for this session: one whose key ran out, or

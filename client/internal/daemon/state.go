@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"sync"
+	"time"
 
 	"github.com/sallyport-mesh/sallyport/client/internal/localapi"
 	"github.com/sallyport-mesh/sallyport/pkg/profile"
@@ -20,7 +21,9 @@ type state struct {
 	context string // what is wrong with kubeconfig
 
 	connected bool
-	synced    bool // clusters are what the coordinator said in this session
+	heard     time.Time     // when the coordinator was heard last
+	skew      time.Duration // how far its clock is ahead of ours
+	synced    bool          // clusters are what the coordinator said in this session
 	revision  uint64
 	clusters  []localapi.Cluster
 	blocked   []string

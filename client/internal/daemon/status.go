@@ -52,6 +52,7 @@ func (d *Daemon) Status(ctx context.Context) localapi.Status {
 	var node Node
 	d.state.get(func(s *state) {
 		st.State, st.Problem, st.Hint = s.stage()
+		st.Warnings = s.warnings(time.Now())
 		st.Connected, st.Revision = s.connected, s.revision
 		st.Clusters, st.Blocked = append([]localapi.Cluster{}, s.clusters...), s.blocked // [] in JSON, not null
 		st.Coordinator = s.profile.Link().URL
@@ -114,9 +115,12 @@ func paths(ctx context.Context, node Node, st overlay.Status, name string) []loc
 			}
 		}
 		wg.Go(func() {
-			if pong, err := node.Ping(ctx, a); err == nil {
-				out[i].Kind, out[i].Endpoint, out[i].Latency = string(pong.Path), pong.Endpoint, pong.Latency
+			pong, err := node.Ping(ctx, a)
+			if err != nil {
+				out[i].Silent = true
+				return
 			}
+			out[i].Kind, out[i].Endpoint, out[i].Latency = string(pong.Path), pong.Endpoint, pong.Latency
 		})
 	}
 	wg.Wait()

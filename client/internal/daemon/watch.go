@@ -42,7 +42,12 @@ func (d *Daemon) watch(ctx context.Context, p *profile.Profile) error {
 			problem = apiclient.Explain(client.URL, err).Error()
 		}
 		d.cfg.Log.Warn("coordinator not heard", "error", problem)
-		d.state.set(func(s *state) { s.connected, s.watch = false, problem })
+		d.state.set(func(s *state) {
+			if s.connected {
+				s.heard = time.Now()
+			}
+			s.connected, s.watch = false, problem
+		})
 		if err := pause.wait(ctx); err != nil {
 			return err
 		}
@@ -55,8 +60,15 @@ func (d *Daemon) follow(ctx context.Context, p *profile.Profile, client *apiclie
 		return err
 	}
 	defer func() { _ = stream.Close() }() // its error is stream.Err
+	first := true
 	for stream.Receive() {
 		heard()
+		if first {
+			// The header left with the first message, so it is as old as that.
+			off := skew(stream.ResponseHeader(), time.Now())
+			d.state.set(func(s *state) { s.skew = off })
+			first = false
+		}
 		d.apply(ctx, p, stream.Msg())
 	}
 	return stream.Err()
@@ -65,7 +77,6 @@ func (d *Daemon) follow(ctx context.Context, p *profile.Profile, client *apiclie
 // apply makes kubeconfig and the state what the coordinator says.
 func (d *Daemon) apply(ctx context.Context, p *profile.Profile, m *apiv1.SessionState) {
 	var clusters []localapi.Cluster
-	var entries []kubeconfig.Entry
 	for _, c := range m.GetClusters() {
 		// The coordinator is trusted with access, not with what stands in the
 		// person's kubeconfig: only names of ours, only hosts on the overlay.
@@ -74,15 +85,31 @@ func (d *Daemon) apply(ctx context.Context, p *profile.Profile, m *apiv1.Session
 			continue
 		}
 		cluster := localapi.Cluster{
-			Name: c.GetName(), Project: c.GetProject(), Context: kubeconfig.Prefix + c.GetName(),
+			Name: c.GetName(), Project: c.GetProject(), Context: kubeconfig.Name(d.cfg.Home.Name(), c.GetName()),
 			ServerName: c.GetServerName(), Namespace: c.GetNamespace(), Roles: c.GetRoles(), Online: c.GetOnline(),
 		}
 		clusters = append(clusters, cluster)
-		entries = append(entries, entry(d.cfg.Home, d.cfg.Command, p, d.socks, cluster))
+	}
+	blocked, problem := d.keep(ctx, p, clusters)
+	d.state.set(func(s *state) {
+		s.connected, s.watch, s.context = true, "", problem
+		s.revision, s.clusters, s.blocked = m.GetRevision(), clusters, blocked
+		s.synced = true
+	})
+	if err := remember(d.cfg.Home, p, clusters); err != nil {
+		d.cfg.Log.Warn("keeping the list of clusters", "error", err)
+	}
+}
+
+// keep makes kubeconfig hold contexts for these clusters and no others of ours. It
+// gives the names that somebody else holds, and what went wrong, for people.
+func (d *Daemon) keep(ctx context.Context, p *profile.Profile, clusters []localapi.Cluster) (blocked []string, problem string) {
+	var entries []kubeconfig.Entry
+	for _, c := range clusters {
+		entries = append(entries, entry(d.cfg.Home, d.cfg.Command, p, d.socks, c))
 	}
 	file := kubeconfig.File{Path: d.cfg.Kubeconfig, Owner: d.cfg.Home.Dir()}
 	change, err := file.Apply(ctx, entries)
-	problem := ""
 	if err != nil {
 		problem = "kubeconfig: " + err.Error()
 		d.cfg.Log.Error("keeping kubeconfig", "error", err)
@@ -90,12 +117,5 @@ func (d *Daemon) apply(ctx context.Context, p *profile.Profile, m *apiv1.Session
 	if len(change.Added)+len(change.Removed)+len(change.Blocked) > 0 {
 		d.cfg.Log.Info("kubeconfig changed", "added", change.Added, "removed", change.Removed, "blocked", change.Blocked)
 	}
-	d.state.set(func(s *state) {
-		s.connected, s.watch, s.context = true, "", problem
-		s.revision, s.clusters, s.blocked = m.GetRevision(), clusters, change.Blocked
-		s.synced = true
-	})
-	if err := remember(d.cfg.Home, p, clusters); err != nil {
-		d.cfg.Log.Warn("keeping the list of clusters", "error", err)
-	}
+	return change.Blocked, problem
 }

@@ -20,8 +20,9 @@ const (
 // Entry is one cluster as kubectl should see it: a cluster, a user and a context
 // of the same name.
 type Entry struct {
-	// Cluster is the cluster's name; the context is Prefix + Cluster.
-	Cluster string
+	// Cluster is the cluster's name, Profile that of the coordinator's profile
+	// where it is not the default one.
+	Cluster, Profile string
 	// Server is the URL on the overlay.
 	Server string
 	// RootPEM is what the agent's serving certificate comes from.
@@ -37,7 +38,16 @@ type Entry struct {
 }
 
 // Name of the context.
-func (e Entry) Name() string { return Prefix + e.Cluster }
+func (e Entry) Name() string { return Name(e.Profile, e.Cluster) }
+
+// Name is the context of a cluster: "sallyport/edge-1", and in a profile
+// "sallyport/work/edge-1". Neither part holds a slash, so no two are the same.
+func Name(profile, cluster string) string {
+	if profile == "" {
+		return Prefix + cluster
+	}
+	return Prefix + profile + "/" + cluster
+}
 
 type extension struct {
 	Name      string `yaml:"name"`

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/sallyport-mesh/sallyport/pkg/pki"
@@ -28,10 +29,8 @@ func DefaultPath(explicit string) (string, error) {
 	if explicit != "" {
 		return filepath.Abs(explicit)
 	}
-	for _, p := range filepath.SplitList(os.Getenv("KUBECONFIG")) {
-		if p != "" {
-			return filepath.Abs(p)
-		}
+	if paths := Paths(); len(paths) > 0 {
+		return filepath.Abs(paths[0])
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
@@ -40,45 +39,58 @@ func DefaultPath(explicit string) (string, error) {
 	return filepath.Join(home, ".kube", "config"), nil
 }
 
+// Paths are the files of $KUBECONFIG.
+func Paths() []string {
+	return slices.DeleteFunc(filepath.SplitList(os.Getenv("KUBECONFIG")), func(p string) bool { return p == "" })
+}
+
 // Apply makes entries the owner's only ones in the file. Where nothing changes
 // the file is not touched.
 func (f File) Apply(ctx context.Context, entries []Entry) (Change, error) {
+	if _, err := os.Stat(f.Path); errors.Is(err, fs.ErrNotExist) && len(entries) == 0 {
+		return Change{}, nil
+	}
+	var change Change
+	err := f.change(ctx, func(data []byte) (out []byte, err error) {
+		out, change, err = edit(data, f.Owner, entries)
+		return out, err
+	})
+	if err != nil {
+		return Change{}, err
+	}
+	return change, nil
+}
+
+// change replaces what is in the file with what edit makes of it, under kubectl's
+// lock.
+func (f File) change(ctx context.Context, edit func([]byte) ([]byte, error)) error {
 	path, err := filepath.EvalSymlinks(f.Path) // so that a link stays one
 	if errors.Is(err, fs.ErrNotExist) {
 		path, err = f.Path, nil
 	}
 	if err != nil {
-		return Change{}, fmt.Errorf("opening kubeconfig: %w", err)
-	}
-	data, err := read(path)
-	if err != nil {
-		return Change{}, err
-	}
-	if data == nil && len(entries) == 0 {
-		return Change{}, nil
+		return fmt.Errorf("opening kubeconfig: %w", err)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return Change{}, fmt.Errorf("making kubeconfig's directory: %w", err)
+		return fmt.Errorf("making kubeconfig's directory: %w", err)
 	}
 	unlock, err := lock(ctx, path+".lock")
 	if err != nil {
-		return Change{}, err
+		return err
 	}
 	defer unlock()
-	if data, err = read(path); err != nil {
-		return Change{}, err
-	}
-	out, change, err := edit(data, f.Owner, entries)
+	data, err := read(path)
 	if err != nil {
-		return Change{}, fmt.Errorf("%s: %w", path, err)
+		return err
+	}
+	out, err := edit(data)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	if bytes.Equal(out, data) {
-		return change, nil
+		return nil
 	}
-	if err := pki.WriteFile(path, out); err != nil {
-		return Change{}, err
-	}
-	return change, nil
+	return pki.WriteFile(path, out)
 }
 
 func read(path string) ([]byte, error) {

@@ -189,12 +189,5 @@ func editTree(data []byte, owner string, want []Entry) ([]byte, error) {
 			seq.Content = append(seq.Content, n)
 		}
 	}
-	var b bytes.Buffer
-	enc := yaml.NewEncoder(&b)
-	enc.SetIndent(2)
-	enc.CompactSeqIndent()
-	if err := enc.Encode(root); err != nil {
-		return nil, fmt.Errorf("encoding kubeconfig: %w", err)
-	}
-	return b.Bytes(), enc.Close()
+	return write(root)
 }

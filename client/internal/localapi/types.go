@@ -29,6 +29,9 @@ type Status struct {
 	Problem string `json:"problem,omitempty"`
 	Hint    string `json:"hint,omitempty"`
 
+	// Warnings are what a person should know although kubectl may work.
+	Warnings []Warning `json:"warnings,omitempty"`
+
 	UserName  string    `json:"user"`
 	UserID    string    `json:"userId"`
 	DeviceID  string    `json:"deviceId"`
@@ -42,12 +45,20 @@ type Status struct {
 	Revision uint64 `json:"revision"`
 
 	// Addresses of this device on the overlay.
-	Addresses  []string  `json:"addresses"`
-	Kubeconfig string    `json:"kubeconfig"`
-	Clusters   []Cluster `json:"clusters"`
+	Addresses  []string `json:"addresses"`
+	Kubeconfig string   `json:"kubeconfig"`
+	// Wanted says of a daemon that is stopped that the next kubectl starts it.
+	Wanted   bool      `json:"wanted,omitempty"`
+	Clusters []Cluster `json:"clusters"`
 	// Blocked are contexts that could not be written because an entry which is
 	// not ours has the name.
 	Blocked []string `json:"blocked,omitempty"`
+}
+
+// Warning is one line for people, and what to do about it.
+type Warning struct {
+	Text string `json:"text"`
+	Hint string `json:"hint,omitempty"`
 }
 
 // Cluster is one that is open to the person.
@@ -73,6 +84,8 @@ type Path struct {
 	Endpoint string `json:"endpoint,omitempty"`
 	// Latency of a round trip, nanoseconds in JSON; zero when not known.
 	Latency time.Duration `json:"latency,omitempty"`
+	// Silent says that the agent did not answer just now.
+	Silent bool `json:"silent,omitempty"`
 }
 
 // Access is the answer to GET /v1/access?cluster=NAME, for the credential plugin.
@@ -91,6 +104,9 @@ func (s Status) Err() error {
 	case Joined:
 		return nil
 	case Stopped:
+		if s.Wanted {
+			return nil
+		}
 		return process.Hint(ErrNotRunning, "sallyport up")
 	case Ended:
 		return process.Hint(errors.New(s.Problem), s.Hint)

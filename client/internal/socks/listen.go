@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
 	"net/url"
@@ -61,7 +62,7 @@ func Listen(ctx context.Context, path string) (net.Listener, Credentials, error)
 		return nil, Credentials{}, err
 	}
 
-	ln, err := lc.Listen(ctx, "tcp4", netip.AddrPortFrom(loopback, 0).String())
+	ln, err := listenAnywhere(ctx)
 	if err != nil {
 		return nil, Credentials{}, fmt.Errorf("listening for kubectl: %w", err)
 	}
@@ -80,4 +81,19 @@ func Listen(ctx context.Context, path string) (net.Listener, Credentials, error)
 		return nil, Credentials{}, fmt.Errorf("writing proxy's credentials: %w", err)
 	}
 	return ln, c, nil
+}
+
+// Ports that systems do not hand out by themselves: one of those would be somebody
+// else's now and then while the daemon is away.
+const firstPort, lastPort = 20000, 32000
+
+func listenAnywhere(ctx context.Context) (net.Listener, error) {
+	var lc net.ListenConfig
+	for range 20 {
+		port := firstPort + mathrand.N(lastPort-firstPort)
+		if ln, err := lc.Listen(ctx, "tcp4", netip.AddrPortFrom(loopback, uint16(port)).String()); err == nil {
+			return ln, nil
+		}
+	}
+	return lc.Listen(ctx, "tcp4", netip.AddrPortFrom(loopback, 0).String())
 }

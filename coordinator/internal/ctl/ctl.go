@@ -41,6 +41,7 @@ func App(version string, stdout, stderr io.Writer) *cli.App {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "socket", Usage: "use the coordinator's local socket at `PATH`", EnvVars: []string{"SALLYPORT_SOCKET"}},
 			&cli.StringFlag{Name: "home", Usage: "client state `DIR` whose login is used", EnvVars: []string{"SALLYPORT_HOME"}},
+			&cli.StringFlag{Name: "profile", Usage: "use the login of profile `NAME`", EnvVars: []string{"SALLYPORT_PROFILE"}},
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "`FORMAT`: table, json or name"},
 		},
 		Before: func(c *cli.Context) error {
@@ -143,7 +144,7 @@ func connectTo(c *cli.Context) (*session, error) {
 		}
 		cfg.Socket = path
 	} else {
-		home, err := profile.Find(c.String("home"))
+		home, err := profile.FindProfile(c.String("home"), c.String("profile"))
 		if err != nil {
 			return nil, err
 		}

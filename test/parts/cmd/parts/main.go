@@ -15,7 +15,7 @@ import (
 const usage = `parts builds the real parts that tests and the quickstart run against.
 
 usage:
-  parts build [all|devcluster|hydra|kubectl]...    build what is not cached, print the paths
+  parts build [all|devcluster|hydra|kubectl|helm]... build what is not cached, print the paths
 
 Binaries are kept in $SALLYPORT_CACHE, or sallyport in the user's cache directory.
 
@@ -44,7 +44,7 @@ func build(ctx context.Context, names []string) error {
 			continue
 		}
 		if !slices.Contains(parts.All, parts.Part(name)) {
-			return fmt.Errorf("unknown part %q\nhint: all, devcluster, hydra or kubectl", name)
+			return fmt.Errorf("unknown part %q\nhint: all, devcluster, hydra, kubectl or helm", name)
 		}
 		wanted = append(wanted, parts.Part(name))
 	}
