@@ -42,6 +42,7 @@ type Config struct {
 	Overlay Overlay `json:"overlay"`
 	Hydra   Hydra   `json:"hydra"`
 	Session Session `json:"session"`
+	Login   Login   `json:"login"`
 	Log     Log     `json:"log"`
 }
 

@@ -28,7 +28,7 @@ func whoami() *cli.Command {
 }
 
 func users() *cli.Command {
-	return noun("user", "people and what they may administer", userAdd(), userList(), userRemove(), userPassword(), userSuspend(), userResume(), userAdmin())
+	return noun("user", "people and what they may administer", userAdd(), userList(), userRemove(), userPassword(), userSuspend(), userResume(), userResetMFA(), userAdmin())
 }
 
 var passwordFlag = &cli.BoolFlag{Name: "password-stdin", Usage: "read the password from standard input"}

@@ -89,6 +89,7 @@ func (d *Directory) DeleteUser(ctx context.Context, user string) (*apiv1.User, u
 		users.delete(tx, u.Id)
 		users.release(tx, u.Name)
 		tx.Delete(passwordPrefix + u.Id)
+		tx.Delete(secondFactorPrefix + u.Id)
 		if err := deleteWelcomes(tx, u.Id); err != nil {
 			return nil, err
 		}

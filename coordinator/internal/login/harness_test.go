@@ -111,7 +111,8 @@ func newFixture(t *testing.T) *fixture {
 	f.App, err = New(t.Context(), Config{
 		Directory: f.dir, Store: f.store, URL: front.server.URL, Name: "example mesh",
 		HydraAdmin: front.hydra.Admin, HydraPublic: front.hydra.Public,
-		Now: func() time.Time { return time.Now().Add(time.Duration(f.ahead.Load())) },
+		SealKey: make([]byte, 32),
+		Now:     func() time.Time { return time.Now().Add(time.Duration(f.ahead.Load())) },
 		Record: func(_ context.Context, e *audit.Event) error {
 			f.mu.Lock()
 			defer f.mu.Unlock()

@@ -39,6 +39,12 @@ type Config struct {
 	// HydraPublic is Hydra's public API, which PublicProxy serves: an http or
 	// https URL.
 	HydraPublic string
+	// SealKey seals what is kept of second factors and of upstream providers: 32
+	// bytes that are not in the store. Whoever has the store alone has neither.
+	SealKey []byte
+	// RequireSecondFactor makes everyone with a password set one up at the next
+	// login.
+	RequireSecondFactor bool
 	// Record puts an act on record, durably. Required.
 	Record func(ctx context.Context, e *audit.Event) error
 	// Now is the clock; nil means time.Now.
@@ -65,6 +71,7 @@ type App struct {
 	key   []byte // of cookies and form tokens
 	pages *pages
 
+	vault   *sealer          // of what the store keeps for us
 	cookies *sealer          // of what a browser keeps for us
 	inner   *http.Client     // to Hydra's public API, as the proxy speaks to it
 	guesses *backoff.Limiter // at codes
@@ -106,6 +113,9 @@ func New(ctx context.Context, cfg Config) (*App, error) {
 	if a.key, err = loadKey(ctx, cfg.Store); err != nil {
 		return nil, fmt.Errorf("login: reading key: %w", err)
 	}
+	if a.vault, err = newSealer(cfg.SealKey); err != nil {
+		return nil, fmt.Errorf("login: %w", err)
+	}
 	if a.cookies, err = newSealer(a.mac([]byte("cookies"))); err != nil {
 		return nil, fmt.Errorf("login: %w", err)
 	}
@@ -140,13 +150,16 @@ func (a *App) Audience() string { return a.url.String() }
 func (a *App) WelcomeURL(token string) string { return a.url.String() + "/welcome/" + token }
 
 // Paths are what Handler serves.
-var Paths = []string{"/login", "/consent", "/logout", "/error", "/welcome/", "/device", "/device/", "/account", "/account/", "/assets/"}
+var Paths = []string{"/login", "/login/", "/consent", "/logout", "/error", "/welcome/", "/device", "/device/", "/account", "/account/", "/assets/"}
 
 // Handler serves the pages, and the endpoints of the device grant.
 func (a *App) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /login", a.showLogin)
 	mux.HandleFunc("POST /login", a.postLogin)
+	mux.HandleFunc("POST /login/second", a.postSecond)
+	mux.HandleFunc("GET /account/second-factor", a.visiting(a.showFactor))
+	mux.HandleFunc("POST /account/second-factor", a.visiting(a.postFactor))
 	mux.HandleFunc("GET /consent", a.showConsent)
 	mux.HandleFunc("POST /consent", a.postConsent)
 	mux.HandleFunc("GET /logout", a.showLogout)

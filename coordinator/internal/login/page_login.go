@@ -129,27 +129,8 @@ func (a *App) postLogin(w http.ResponseWriter, r *http.Request) {
 		a.refusedLogin(w, r, c, view, name, err)
 		return
 	}
-	// 4. Once, on record, and only then to Hydra.
-	if !a.spend(w, r, c) {
-		return
-	}
-	if err := a.record(r, "login", "user "+u.Name, u, nil); err != nil {
-		a.failure(w, r, err)
-		return
-	}
-	to, resp, err := a.admin.OAuth2API.AcceptOAuth2LoginRequest(r.Context()).LoginChallenge(c.text).
-		AcceptOAuth2LoginRequest(hydra.AcceptOAuth2LoginRequest{
-			Subject:  u.Id,
-			Remember: new(false), // every login asks for the password
-			Amr:      []string{"pwd"},
-			Context:  withGeneration(u.AuthGeneration),
-		}).Execute()
-	if err != nil {
-		a.failure(w, r, hydraError("accepting the login", resp, err))
-		return
-	}
-	http.SetCookie(w, c.unbind())
-	a.redirect(w, r, to.GetRedirectTo())
+	// 4. The second factor, or on to Hydra.
+	a.proved(w, r, c, token, u, "pwd")
 }
 
 // refusedLogin shows the form again, or, to a suspended user who has proved to

@@ -21,6 +21,7 @@ type keys struct {
 	policy         *policy.Signer
 	cosigner       string // countersigns agents' checkpoints; a note signer key
 	cosignerPublic string // its C2SP vkey
+	login          []byte // seals what logins keep in the store
 	own            string // signs the checkpoints of the coordinator's own log
 }
 
@@ -42,7 +43,24 @@ func openKeys(dir, trustDomain string) (keys, error) {
 	if k.own, _, err = audit.LoadKey(filepath.Join(dir, "log.key"), trustDomain+"/coordinator"); err != nil {
 		return k, fmt.Errorf("opening log key: %w", err)
 	}
+	if k.login, err = sealKey(filepath.Join(dir, "login.key")); err != nil {
+		return k, fmt.Errorf("opening login key: %w", err)
+	}
 	return k, nil
+}
+
+// sealKey reads 32 bytes, or makes them at the first start.
+func sealKey(path string) ([]byte, error) {
+	key, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		key = make([]byte, 32)
+		rand.Read(key) // never fails (crypto/rand, Go 1.24)
+		return key, pki.WriteFile(path, key)
+	}
+	if err == nil && len(key) != 32 {
+		err = fmt.Errorf("%s has %d bytes, not 32", path, len(key))
+	}
+	return key, err
 }
 
 // policyKey reads an Ed25519 key in PKCS#8, or makes one at the first start.

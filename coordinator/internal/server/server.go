@@ -124,6 +124,7 @@ func (c *coordinator) open(ctx context.Context) error {
 	c.login, err = login.New(ctx, login.Config{
 		Directory: c.directory, Store: c.store, URL: c.cfg.PublicURL, Link: c.link().String(), Name: c.cfg.TrustDomain,
 		HydraAdmin: c.cfg.Hydra.AdminURL, HydraPublic: c.cfg.Hydra.PublicURL, Record: c.audit.Own, Log: c.log,
+		SealKey: keys.login, RequireSecondFactor: c.cfg.Login.RequireSecondFactor,
 	})
 	return err
 }

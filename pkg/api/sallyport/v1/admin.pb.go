@@ -1018,6 +1018,102 @@ func (x *BindAdminResponse) GetUser() *User {
 	return nil
 }
 
+type ResetSecondFactorRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetSecondFactorRequest) Reset() {
+	*x = ResetSecondFactorRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetSecondFactorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetSecondFactorRequest) ProtoMessage() {}
+
+func (x *ResetSecondFactorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetSecondFactorRequest.ProtoReflect.Descriptor instead.
+func (*ResetSecondFactorRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ResetSecondFactorRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *ResetSecondFactorRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ResetSecondFactorResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          *User                  `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetSecondFactorResponse) Reset() {
+	*x = ResetSecondFactorResponse{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetSecondFactorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetSecondFactorResponse) ProtoMessage() {}
+
+func (x *ResetSecondFactorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetSecondFactorResponse.ProtoReflect.Descriptor instead.
+func (*ResetSecondFactorResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ResetSecondFactorResponse) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
 type CreateGroupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1027,7 +1123,7 @@ type CreateGroupRequest struct {
 
 func (x *CreateGroupRequest) Reset() {
 	*x = CreateGroupRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[17]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1135,7 @@ func (x *CreateGroupRequest) String() string {
 func (*CreateGroupRequest) ProtoMessage() {}
 
 func (x *CreateGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[17]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1148,7 @@ func (x *CreateGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGroupRequest.ProtoReflect.Descriptor instead.
 func (*CreateGroupRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreateGroupRequest) GetName() string {
@@ -1070,7 +1166,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[18]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1178,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[18]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1191,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 type ListGroupsResponse struct {
@@ -1107,7 +1203,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[19]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1215,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[19]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1228,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*Group {
@@ -1152,7 +1248,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[20]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1164,7 +1260,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[20]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1177,7 +1273,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *MemberRequest) GetGroup() string {
@@ -1203,7 +1299,7 @@ type DeleteGroupRequest struct {
 
 func (x *DeleteGroupRequest) Reset() {
 	*x = DeleteGroupRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[21]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1311,7 @@ func (x *DeleteGroupRequest) String() string {
 func (*DeleteGroupRequest) ProtoMessage() {}
 
 func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[21]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1324,7 @@ func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGroupRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeleteGroupRequest) GetGroup() string {
@@ -1247,7 +1343,7 @@ type CreateProjectRequest struct {
 
 func (x *CreateProjectRequest) Reset() {
 	*x = CreateProjectRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[22]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1259,7 +1355,7 @@ func (x *CreateProjectRequest) String() string {
 func (*CreateProjectRequest) ProtoMessage() {}
 
 func (x *CreateProjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[22]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1272,7 +1368,7 @@ func (x *CreateProjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateProjectRequest.ProtoReflect.Descriptor instead.
 func (*CreateProjectRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CreateProjectRequest) GetName() string {
@@ -1290,7 +1386,7 @@ type ListProjectsRequest struct {
 
 func (x *ListProjectsRequest) Reset() {
 	*x = ListProjectsRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[23]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1398,7 @@ func (x *ListProjectsRequest) String() string {
 func (*ListProjectsRequest) ProtoMessage() {}
 
 func (x *ListProjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[23]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1411,7 @@ func (x *ListProjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListProjectsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 type ListProjectsResponse struct {
@@ -1327,7 +1423,7 @@ type ListProjectsResponse struct {
 
 func (x *ListProjectsResponse) Reset() {
 	*x = ListProjectsResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[24]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1435,7 @@ func (x *ListProjectsResponse) String() string {
 func (*ListProjectsResponse) ProtoMessage() {}
 
 func (x *ListProjectsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[24]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1448,7 @@ func (x *ListProjectsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProjectsResponse.ProtoReflect.Descriptor instead.
 func (*ListProjectsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListProjectsResponse) GetProjects() []*Project {
@@ -1371,7 +1467,7 @@ type DeleteProjectRequest struct {
 
 func (x *DeleteProjectRequest) Reset() {
 	*x = DeleteProjectRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[25]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1383,7 +1479,7 @@ func (x *DeleteProjectRequest) String() string {
 func (*DeleteProjectRequest) ProtoMessage() {}
 
 func (x *DeleteProjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[25]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1396,7 +1492,7 @@ func (x *DeleteProjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteProjectRequest.ProtoReflect.Descriptor instead.
 func (*DeleteProjectRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DeleteProjectRequest) GetProject() string {
@@ -1414,7 +1510,7 @@ type DeleteProjectResponse struct {
 
 func (x *DeleteProjectResponse) Reset() {
 	*x = DeleteProjectResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[26]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1522,7 @@ func (x *DeleteProjectResponse) String() string {
 func (*DeleteProjectResponse) ProtoMessage() {}
 
 func (x *DeleteProjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[26]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1535,7 @@ func (x *DeleteProjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteProjectResponse.ProtoReflect.Descriptor instead.
 func (*DeleteProjectResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 type CreateClusterRequest struct {
@@ -1454,7 +1550,7 @@ type CreateClusterRequest struct {
 
 func (x *CreateClusterRequest) Reset() {
 	*x = CreateClusterRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[27]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1466,7 +1562,7 @@ func (x *CreateClusterRequest) String() string {
 func (*CreateClusterRequest) ProtoMessage() {}
 
 func (x *CreateClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[27]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1479,7 +1575,7 @@ func (x *CreateClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateClusterRequest.ProtoReflect.Descriptor instead.
 func (*CreateClusterRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreateClusterRequest) GetName() string {
@@ -1521,7 +1617,7 @@ type CreateClusterResponse struct {
 
 func (x *CreateClusterResponse) Reset() {
 	*x = CreateClusterResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[28]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1533,7 +1629,7 @@ func (x *CreateClusterResponse) String() string {
 func (*CreateClusterResponse) ProtoMessage() {}
 
 func (x *CreateClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[28]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1546,7 +1642,7 @@ func (x *CreateClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateClusterResponse.ProtoReflect.Descriptor instead.
 func (*CreateClusterResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CreateClusterResponse) GetCluster() *Cluster {
@@ -1579,7 +1675,7 @@ type ListClustersRequest struct {
 
 func (x *ListClustersRequest) Reset() {
 	*x = ListClustersRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[29]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1687,7 @@ func (x *ListClustersRequest) String() string {
 func (*ListClustersRequest) ProtoMessage() {}
 
 func (x *ListClustersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[29]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1700,7 @@ func (x *ListClustersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClustersRequest.ProtoReflect.Descriptor instead.
 func (*ListClustersRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListClustersRequest) GetProject() string {
@@ -1623,7 +1719,7 @@ type ListClustersResponse struct {
 
 func (x *ListClustersResponse) Reset() {
 	*x = ListClustersResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[30]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1731,7 @@ func (x *ListClustersResponse) String() string {
 func (*ListClustersResponse) ProtoMessage() {}
 
 func (x *ListClustersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[30]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1744,7 @@ func (x *ListClustersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClustersResponse.ProtoReflect.Descriptor instead.
 func (*ListClustersResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListClustersResponse) GetClusters() []*ClusterStatus {
@@ -1670,7 +1766,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[31]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +1778,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[31]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +1791,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ClusterStatus) GetCluster() *Cluster {
@@ -1740,7 +1836,7 @@ type AgentStatus struct {
 
 func (x *AgentStatus) Reset() {
 	*x = AgentStatus{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[32]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1752,7 +1848,7 @@ func (x *AgentStatus) String() string {
 func (*AgentStatus) ProtoMessage() {}
 
 func (x *AgentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[32]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1765,7 +1861,7 @@ func (x *AgentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatus.ProtoReflect.Descriptor instead.
 func (*AgentStatus) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AgentStatus) GetAgent() *Agent {
@@ -1820,7 +1916,7 @@ type CreateJoinTokenRequest struct {
 
 func (x *CreateJoinTokenRequest) Reset() {
 	*x = CreateJoinTokenRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[33]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1832,7 +1928,7 @@ func (x *CreateJoinTokenRequest) String() string {
 func (*CreateJoinTokenRequest) ProtoMessage() {}
 
 func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[33]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1845,7 +1941,7 @@ func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CreateJoinTokenRequest) GetCluster() string {
@@ -1872,7 +1968,7 @@ type CreateJoinTokenResponse struct {
 
 func (x *CreateJoinTokenResponse) Reset() {
 	*x = CreateJoinTokenResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[34]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1884,7 +1980,7 @@ func (x *CreateJoinTokenResponse) String() string {
 func (*CreateJoinTokenResponse) ProtoMessage() {}
 
 func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[34]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1897,7 +1993,7 @@ func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CreateJoinTokenResponse) GetJoinToken() string {
@@ -1923,7 +2019,7 @@ type DeleteClusterRequest struct {
 
 func (x *DeleteClusterRequest) Reset() {
 	*x = DeleteClusterRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[35]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1935,7 +2031,7 @@ func (x *DeleteClusterRequest) String() string {
 func (*DeleteClusterRequest) ProtoMessage() {}
 
 func (x *DeleteClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[35]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1948,7 +2044,7 @@ func (x *DeleteClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteClusterRequest.ProtoReflect.Descriptor instead.
 func (*DeleteClusterRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DeleteClusterRequest) GetCluster() string {
@@ -1967,7 +2063,7 @@ type RemoveAgentRequest struct {
 
 func (x *RemoveAgentRequest) Reset() {
 	*x = RemoveAgentRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[36]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1979,7 +2075,7 @@ func (x *RemoveAgentRequest) String() string {
 func (*RemoveAgentRequest) ProtoMessage() {}
 
 func (x *RemoveAgentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[36]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1992,7 +2088,7 @@ func (x *RemoveAgentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveAgentRequest.ProtoReflect.Descriptor instead.
 func (*RemoveAgentRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RemoveAgentRequest) GetAgent() string {
@@ -2011,7 +2107,7 @@ type RemoveAgentResponse struct {
 
 func (x *RemoveAgentResponse) Reset() {
 	*x = RemoveAgentResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[37]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2023,7 +2119,7 @@ func (x *RemoveAgentResponse) String() string {
 func (*RemoveAgentResponse) ProtoMessage() {}
 
 func (x *RemoveAgentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[37]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2036,7 +2132,7 @@ func (x *RemoveAgentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveAgentResponse.ProtoReflect.Descriptor instead.
 func (*RemoveAgentResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RemoveAgentResponse) GetRevision() uint64 {
@@ -2067,7 +2163,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[38]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2079,7 +2175,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[38]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2092,7 +2188,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *WhyRequest) GetUser() string {
@@ -2165,7 +2261,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[39]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2177,7 +2273,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[39]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2190,7 +2286,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WhyResponse) GetAllowed() bool {
@@ -2236,7 +2332,7 @@ type ListRolesRequest struct {
 
 func (x *ListRolesRequest) Reset() {
 	*x = ListRolesRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[40]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2248,7 +2344,7 @@ func (x *ListRolesRequest) String() string {
 func (*ListRolesRequest) ProtoMessage() {}
 
 func (x *ListRolesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[40]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2261,7 +2357,7 @@ func (x *ListRolesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolesRequest.ProtoReflect.Descriptor instead.
 func (*ListRolesRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 type ListRolesResponse struct {
@@ -2273,7 +2369,7 @@ type ListRolesResponse struct {
 
 func (x *ListRolesResponse) Reset() {
 	*x = ListRolesResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[41]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2285,7 +2381,7 @@ func (x *ListRolesResponse) String() string {
 func (*ListRolesResponse) ProtoMessage() {}
 
 func (x *ListRolesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[41]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2298,7 +2394,7 @@ func (x *ListRolesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolesResponse.ProtoReflect.Descriptor instead.
 func (*ListRolesResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListRolesResponse) GetRoles() []*Role {
@@ -2317,7 +2413,7 @@ type CreateRoleRequest struct {
 
 func (x *CreateRoleRequest) Reset() {
 	*x = CreateRoleRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[42]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2329,7 +2425,7 @@ func (x *CreateRoleRequest) String() string {
 func (*CreateRoleRequest) ProtoMessage() {}
 
 func (x *CreateRoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[42]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2342,7 +2438,7 @@ func (x *CreateRoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRoleRequest.ProtoReflect.Descriptor instead.
 func (*CreateRoleRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CreateRoleRequest) GetRole() *Role {
@@ -2361,7 +2457,7 @@ type ChangeRoleRequest struct {
 
 func (x *ChangeRoleRequest) Reset() {
 	*x = ChangeRoleRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[43]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2373,7 +2469,7 @@ func (x *ChangeRoleRequest) String() string {
 func (*ChangeRoleRequest) ProtoMessage() {}
 
 func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[43]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2386,7 +2482,7 @@ func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRoleRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRoleRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ChangeRoleRequest) GetRole() *Role {
@@ -2406,7 +2502,7 @@ type DeleteRoleRequest struct {
 
 func (x *DeleteRoleRequest) Reset() {
 	*x = DeleteRoleRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[44]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2418,7 +2514,7 @@ func (x *DeleteRoleRequest) String() string {
 func (*DeleteRoleRequest) ProtoMessage() {}
 
 func (x *DeleteRoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[44]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2431,7 +2527,7 @@ func (x *DeleteRoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRoleRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRoleRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DeleteRoleRequest) GetName() string {
@@ -2466,7 +2562,7 @@ type CreateGrantRequest struct {
 
 func (x *CreateGrantRequest) Reset() {
 	*x = CreateGrantRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[45]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2478,7 +2574,7 @@ func (x *CreateGrantRequest) String() string {
 func (*CreateGrantRequest) ProtoMessage() {}
 
 func (x *CreateGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[45]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2491,7 +2587,7 @@ func (x *CreateGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGrantRequest.ProtoReflect.Descriptor instead.
 func (*CreateGrantRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CreateGrantRequest) GetRole() string {
@@ -2568,7 +2664,7 @@ type ListGrantsRequest struct {
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[46]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2580,7 +2676,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[46]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2593,7 +2689,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListGrantsRequest) GetUser() string {
@@ -2626,7 +2722,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[47]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2638,7 +2734,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[47]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2651,7 +2747,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListGrantsResponse) GetGrants() []*GrantView {
@@ -2672,7 +2768,7 @@ type GrantView struct {
 
 func (x *GrantView) Reset() {
 	*x = GrantView{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[48]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2684,7 +2780,7 @@ func (x *GrantView) String() string {
 func (*GrantView) ProtoMessage() {}
 
 func (x *GrantView) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[48]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2697,7 +2793,7 @@ func (x *GrantView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantView.ProtoReflect.Descriptor instead.
 func (*GrantView) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GrantView) GetGrant() *Grant {
@@ -2730,7 +2826,7 @@ type DeleteGrantRequest struct {
 
 func (x *DeleteGrantRequest) Reset() {
 	*x = DeleteGrantRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[49]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2742,7 +2838,7 @@ func (x *DeleteGrantRequest) String() string {
 func (*DeleteGrantRequest) ProtoMessage() {}
 
 func (x *DeleteGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[49]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2755,7 +2851,7 @@ func (x *DeleteGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGrantRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGrantRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *DeleteGrantRequest) GetId() string {
@@ -2774,7 +2870,7 @@ type ListDevicesRequest struct {
 
 func (x *ListDevicesRequest) Reset() {
 	*x = ListDevicesRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[50]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2786,7 +2882,7 @@ func (x *ListDevicesRequest) String() string {
 func (*ListDevicesRequest) ProtoMessage() {}
 
 func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[50]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2799,7 +2895,7 @@ func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesRequest.ProtoReflect.Descriptor instead.
 func (*ListDevicesRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListDevicesRequest) GetUser() string {
@@ -2818,7 +2914,7 @@ type ListDevicesResponse struct {
 
 func (x *ListDevicesResponse) Reset() {
 	*x = ListDevicesResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[51]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2830,7 +2926,7 @@ func (x *ListDevicesResponse) String() string {
 func (*ListDevicesResponse) ProtoMessage() {}
 
 func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[51]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2843,7 +2939,7 @@ func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesResponse.ProtoReflect.Descriptor instead.
 func (*ListDevicesResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListDevicesResponse) GetDevices() []*DeviceView {
@@ -2866,7 +2962,7 @@ type DeviceView struct {
 
 func (x *DeviceView) Reset() {
 	*x = DeviceView{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[52]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2878,7 +2974,7 @@ func (x *DeviceView) String() string {
 func (*DeviceView) ProtoMessage() {}
 
 func (x *DeviceView) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[52]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2891,7 +2987,7 @@ func (x *DeviceView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceView.ProtoReflect.Descriptor instead.
 func (*DeviceView) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DeviceView) GetDevice() *Device {
@@ -2938,7 +3034,7 @@ type RevokeDeviceRequest struct {
 
 func (x *RevokeDeviceRequest) Reset() {
 	*x = RevokeDeviceRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[53]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +3046,7 @@ func (x *RevokeDeviceRequest) String() string {
 func (*RevokeDeviceRequest) ProtoMessage() {}
 
 func (x *RevokeDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[53]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3059,7 @@ func (x *RevokeDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeDeviceRequest.ProtoReflect.Descriptor instead.
 func (*RevokeDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RevokeDeviceRequest) GetDevice() string {
@@ -3000,7 +3096,7 @@ type SearchAuditRequest struct {
 
 func (x *SearchAuditRequest) Reset() {
 	*x = SearchAuditRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[54]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3012,7 +3108,7 @@ func (x *SearchAuditRequest) String() string {
 func (*SearchAuditRequest) ProtoMessage() {}
 
 func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[54]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3025,7 +3121,7 @@ func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditRequest.ProtoReflect.Descriptor instead.
 func (*SearchAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *SearchAuditRequest) GetUser() string {
@@ -3151,7 +3247,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[55]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3163,7 +3259,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[55]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3176,7 +3272,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *AuditRecord) GetLog() string {
@@ -3290,6 +3386,11 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x18\n" +
 	"\aproject\x18\x03 \x01(\tR\aproject\";\n" +
 	"\x11BindAdminResponse\x12&\n" +
+	"\x04user\x18\x01 \x01(\v2\x12.sallyport.v1.UserR\x04user\"F\n" +
+	"\x18ResetSecondFactorRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"C\n" +
+	"\x19ResetSecondFactorResponse\x12&\n" +
 	"\x04user\x18\x01 \x01(\v2\x12.sallyport.v1.UserR\x04user\"(\n" +
 	"\x12CreateGroupRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x13\n" +
@@ -3442,7 +3543,7 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\acluster\x18\x03 \x01(\tR\acluster\x12\x18\n" +
 	"\aproject\x18\x04 \x01(\tR\aproject\x12\x16\n" +
 	"\x06intent\x18\x05 \x01(\fR\x06intent\x12\x18\n" +
-	"\aoutcome\x18\x06 \x01(\fR\aoutcome2\x80\x14\n" +
+	"\aoutcome\x18\x06 \x01(\fR\aoutcome2\xe6\x14\n" +
 	"\fAdminService\x12C\n" +
 	"\x06Whoami\x12\x1b.sallyport.v1.WhoamiRequest\x1a\x1c.sallyport.v1.WhoamiResponse\x12O\n" +
 	"\n" +
@@ -3455,7 +3556,8 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"ResumeUser\x12\x1f.sallyport.v1.ResumeUserRequest\x1a .sallyport.v1.ResumeUserResponse\x12L\n" +
 	"\tBindAdmin\x12\x1e.sallyport.v1.BindAdminRequest\x1a\x1f.sallyport.v1.BindAdminResponse\x12N\n" +
-	"\vUnbindAdmin\x12\x1e.sallyport.v1.BindAdminRequest\x1a\x1f.sallyport.v1.BindAdminResponse\x12D\n" +
+	"\vUnbindAdmin\x12\x1e.sallyport.v1.BindAdminRequest\x1a\x1f.sallyport.v1.BindAdminResponse\x12d\n" +
+	"\x11ResetSecondFactor\x12&.sallyport.v1.ResetSecondFactorRequest\x1a'.sallyport.v1.ResetSecondFactorResponse\x12D\n" +
 	"\vCreateGroup\x12 .sallyport.v1.CreateGroupRequest\x1a\x13.sallyport.v1.Group\x12O\n" +
 	"\n" +
 	"ListGroups\x12\x1f.sallyport.v1.ListGroupsRequest\x1a .sallyport.v1.ListGroupsResponse\x12=\n" +
@@ -3498,181 +3600,186 @@ func file_sallyport_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sallyport_v1_admin_proto_rawDescData
 }
 
-var file_sallyport_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_sallyport_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_sallyport_v1_admin_proto_goTypes = []any{
-	(*WhoamiRequest)(nil),           // 0: sallyport.v1.WhoamiRequest
-	(*WhoamiResponse)(nil),          // 1: sallyport.v1.WhoamiResponse
-	(*Effect)(nil),                  // 2: sallyport.v1.Effect
-	(*Committed)(nil),               // 3: sallyport.v1.Committed
-	(*AgentEffect)(nil),             // 4: sallyport.v1.AgentEffect
-	(*CreateUserRequest)(nil),       // 5: sallyport.v1.CreateUserRequest
-	(*CreateUserResponse)(nil),      // 6: sallyport.v1.CreateUserResponse
-	(*ListUsersRequest)(nil),        // 7: sallyport.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),       // 8: sallyport.v1.ListUsersResponse
-	(*DeleteUserRequest)(nil),       // 9: sallyport.v1.DeleteUserRequest
-	(*SetPasswordRequest)(nil),      // 10: sallyport.v1.SetPasswordRequest
-	(*SetPasswordResponse)(nil),     // 11: sallyport.v1.SetPasswordResponse
-	(*SuspendUserRequest)(nil),      // 12: sallyport.v1.SuspendUserRequest
-	(*ResumeUserRequest)(nil),       // 13: sallyport.v1.ResumeUserRequest
-	(*ResumeUserResponse)(nil),      // 14: sallyport.v1.ResumeUserResponse
-	(*BindAdminRequest)(nil),        // 15: sallyport.v1.BindAdminRequest
-	(*BindAdminResponse)(nil),       // 16: sallyport.v1.BindAdminResponse
-	(*CreateGroupRequest)(nil),      // 17: sallyport.v1.CreateGroupRequest
-	(*ListGroupsRequest)(nil),       // 18: sallyport.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),      // 19: sallyport.v1.ListGroupsResponse
-	(*MemberRequest)(nil),           // 20: sallyport.v1.MemberRequest
-	(*DeleteGroupRequest)(nil),      // 21: sallyport.v1.DeleteGroupRequest
-	(*CreateProjectRequest)(nil),    // 22: sallyport.v1.CreateProjectRequest
-	(*ListProjectsRequest)(nil),     // 23: sallyport.v1.ListProjectsRequest
-	(*ListProjectsResponse)(nil),    // 24: sallyport.v1.ListProjectsResponse
-	(*DeleteProjectRequest)(nil),    // 25: sallyport.v1.DeleteProjectRequest
-	(*DeleteProjectResponse)(nil),   // 26: sallyport.v1.DeleteProjectResponse
-	(*CreateClusterRequest)(nil),    // 27: sallyport.v1.CreateClusterRequest
-	(*CreateClusterResponse)(nil),   // 28: sallyport.v1.CreateClusterResponse
-	(*ListClustersRequest)(nil),     // 29: sallyport.v1.ListClustersRequest
-	(*ListClustersResponse)(nil),    // 30: sallyport.v1.ListClustersResponse
-	(*ClusterStatus)(nil),           // 31: sallyport.v1.ClusterStatus
-	(*AgentStatus)(nil),             // 32: sallyport.v1.AgentStatus
-	(*CreateJoinTokenRequest)(nil),  // 33: sallyport.v1.CreateJoinTokenRequest
-	(*CreateJoinTokenResponse)(nil), // 34: sallyport.v1.CreateJoinTokenResponse
-	(*DeleteClusterRequest)(nil),    // 35: sallyport.v1.DeleteClusterRequest
-	(*RemoveAgentRequest)(nil),      // 36: sallyport.v1.RemoveAgentRequest
-	(*RemoveAgentResponse)(nil),     // 37: sallyport.v1.RemoveAgentResponse
-	(*WhyRequest)(nil),              // 38: sallyport.v1.WhyRequest
-	(*WhyResponse)(nil),             // 39: sallyport.v1.WhyResponse
-	(*ListRolesRequest)(nil),        // 40: sallyport.v1.ListRolesRequest
-	(*ListRolesResponse)(nil),       // 41: sallyport.v1.ListRolesResponse
-	(*CreateRoleRequest)(nil),       // 42: sallyport.v1.CreateRoleRequest
-	(*ChangeRoleRequest)(nil),       // 43: sallyport.v1.ChangeRoleRequest
-	(*DeleteRoleRequest)(nil),       // 44: sallyport.v1.DeleteRoleRequest
-	(*CreateGrantRequest)(nil),      // 45: sallyport.v1.CreateGrantRequest
-	(*ListGrantsRequest)(nil),       // 46: sallyport.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),      // 47: sallyport.v1.ListGrantsResponse
-	(*GrantView)(nil),               // 48: sallyport.v1.GrantView
-	(*DeleteGrantRequest)(nil),      // 49: sallyport.v1.DeleteGrantRequest
-	(*ListDevicesRequest)(nil),      // 50: sallyport.v1.ListDevicesRequest
-	(*ListDevicesResponse)(nil),     // 51: sallyport.v1.ListDevicesResponse
-	(*DeviceView)(nil),              // 52: sallyport.v1.DeviceView
-	(*RevokeDeviceRequest)(nil),     // 53: sallyport.v1.RevokeDeviceRequest
-	(*SearchAuditRequest)(nil),      // 54: sallyport.v1.SearchAuditRequest
-	(*AuditRecord)(nil),             // 55: sallyport.v1.AuditRecord
-	nil,                             // 56: sallyport.v1.WhyRequest.NamespaceLabelsEntry
-	(*AdminBinding)(nil),            // 57: sallyport.v1.AdminBinding
-	(*timestamppb.Timestamp)(nil),   // 58: google.protobuf.Timestamp
-	(*User)(nil),                    // 59: sallyport.v1.User
-	(*Group)(nil),                   // 60: sallyport.v1.Group
-	(*Project)(nil),                 // 61: sallyport.v1.Project
-	(*Cluster)(nil),                 // 62: sallyport.v1.Cluster
-	(*Agent)(nil),                   // 63: sallyport.v1.Agent
-	(*Role)(nil),                    // 64: sallyport.v1.Role
-	(*Grant)(nil),                   // 65: sallyport.v1.Grant
-	(*Device)(nil),                  // 66: sallyport.v1.Device
+	(*WhoamiRequest)(nil),             // 0: sallyport.v1.WhoamiRequest
+	(*WhoamiResponse)(nil),            // 1: sallyport.v1.WhoamiResponse
+	(*Effect)(nil),                    // 2: sallyport.v1.Effect
+	(*Committed)(nil),                 // 3: sallyport.v1.Committed
+	(*AgentEffect)(nil),               // 4: sallyport.v1.AgentEffect
+	(*CreateUserRequest)(nil),         // 5: sallyport.v1.CreateUserRequest
+	(*CreateUserResponse)(nil),        // 6: sallyport.v1.CreateUserResponse
+	(*ListUsersRequest)(nil),          // 7: sallyport.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),         // 8: sallyport.v1.ListUsersResponse
+	(*DeleteUserRequest)(nil),         // 9: sallyport.v1.DeleteUserRequest
+	(*SetPasswordRequest)(nil),        // 10: sallyport.v1.SetPasswordRequest
+	(*SetPasswordResponse)(nil),       // 11: sallyport.v1.SetPasswordResponse
+	(*SuspendUserRequest)(nil),        // 12: sallyport.v1.SuspendUserRequest
+	(*ResumeUserRequest)(nil),         // 13: sallyport.v1.ResumeUserRequest
+	(*ResumeUserResponse)(nil),        // 14: sallyport.v1.ResumeUserResponse
+	(*BindAdminRequest)(nil),          // 15: sallyport.v1.BindAdminRequest
+	(*BindAdminResponse)(nil),         // 16: sallyport.v1.BindAdminResponse
+	(*ResetSecondFactorRequest)(nil),  // 17: sallyport.v1.ResetSecondFactorRequest
+	(*ResetSecondFactorResponse)(nil), // 18: sallyport.v1.ResetSecondFactorResponse
+	(*CreateGroupRequest)(nil),        // 19: sallyport.v1.CreateGroupRequest
+	(*ListGroupsRequest)(nil),         // 20: sallyport.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),        // 21: sallyport.v1.ListGroupsResponse
+	(*MemberRequest)(nil),             // 22: sallyport.v1.MemberRequest
+	(*DeleteGroupRequest)(nil),        // 23: sallyport.v1.DeleteGroupRequest
+	(*CreateProjectRequest)(nil),      // 24: sallyport.v1.CreateProjectRequest
+	(*ListProjectsRequest)(nil),       // 25: sallyport.v1.ListProjectsRequest
+	(*ListProjectsResponse)(nil),      // 26: sallyport.v1.ListProjectsResponse
+	(*DeleteProjectRequest)(nil),      // 27: sallyport.v1.DeleteProjectRequest
+	(*DeleteProjectResponse)(nil),     // 28: sallyport.v1.DeleteProjectResponse
+	(*CreateClusterRequest)(nil),      // 29: sallyport.v1.CreateClusterRequest
+	(*CreateClusterResponse)(nil),     // 30: sallyport.v1.CreateClusterResponse
+	(*ListClustersRequest)(nil),       // 31: sallyport.v1.ListClustersRequest
+	(*ListClustersResponse)(nil),      // 32: sallyport.v1.ListClustersResponse
+	(*ClusterStatus)(nil),             // 33: sallyport.v1.ClusterStatus
+	(*AgentStatus)(nil),               // 34: sallyport.v1.AgentStatus
+	(*CreateJoinTokenRequest)(nil),    // 35: sallyport.v1.CreateJoinTokenRequest
+	(*CreateJoinTokenResponse)(nil),   // 36: sallyport.v1.CreateJoinTokenResponse
+	(*DeleteClusterRequest)(nil),      // 37: sallyport.v1.DeleteClusterRequest
+	(*RemoveAgentRequest)(nil),        // 38: sallyport.v1.RemoveAgentRequest
+	(*RemoveAgentResponse)(nil),       // 39: sallyport.v1.RemoveAgentResponse
+	(*WhyRequest)(nil),                // 40: sallyport.v1.WhyRequest
+	(*WhyResponse)(nil),               // 41: sallyport.v1.WhyResponse
+	(*ListRolesRequest)(nil),          // 42: sallyport.v1.ListRolesRequest
+	(*ListRolesResponse)(nil),         // 43: sallyport.v1.ListRolesResponse
+	(*CreateRoleRequest)(nil),         // 44: sallyport.v1.CreateRoleRequest
+	(*ChangeRoleRequest)(nil),         // 45: sallyport.v1.ChangeRoleRequest
+	(*DeleteRoleRequest)(nil),         // 46: sallyport.v1.DeleteRoleRequest
+	(*CreateGrantRequest)(nil),        // 47: sallyport.v1.CreateGrantRequest
+	(*ListGrantsRequest)(nil),         // 48: sallyport.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),        // 49: sallyport.v1.ListGrantsResponse
+	(*GrantView)(nil),                 // 50: sallyport.v1.GrantView
+	(*DeleteGrantRequest)(nil),        // 51: sallyport.v1.DeleteGrantRequest
+	(*ListDevicesRequest)(nil),        // 52: sallyport.v1.ListDevicesRequest
+	(*ListDevicesResponse)(nil),       // 53: sallyport.v1.ListDevicesResponse
+	(*DeviceView)(nil),                // 54: sallyport.v1.DeviceView
+	(*RevokeDeviceRequest)(nil),       // 55: sallyport.v1.RevokeDeviceRequest
+	(*SearchAuditRequest)(nil),        // 56: sallyport.v1.SearchAuditRequest
+	(*AuditRecord)(nil),               // 57: sallyport.v1.AuditRecord
+	nil,                               // 58: sallyport.v1.WhyRequest.NamespaceLabelsEntry
+	(*AdminBinding)(nil),              // 59: sallyport.v1.AdminBinding
+	(*timestamppb.Timestamp)(nil),     // 60: google.protobuf.Timestamp
+	(*User)(nil),                      // 61: sallyport.v1.User
+	(*Group)(nil),                     // 62: sallyport.v1.Group
+	(*Project)(nil),                   // 63: sallyport.v1.Project
+	(*Cluster)(nil),                   // 64: sallyport.v1.Cluster
+	(*Agent)(nil),                     // 65: sallyport.v1.Agent
+	(*Role)(nil),                      // 66: sallyport.v1.Role
+	(*Grant)(nil),                     // 67: sallyport.v1.Grant
+	(*Device)(nil),                    // 68: sallyport.v1.Device
 }
 var file_sallyport_v1_admin_proto_depIdxs = []int32{
-	57, // 0: sallyport.v1.WhoamiResponse.admin:type_name -> sallyport.v1.AdminBinding
+	59, // 0: sallyport.v1.WhoamiResponse.admin:type_name -> sallyport.v1.AdminBinding
 	3,  // 1: sallyport.v1.Effect.committed:type_name -> sallyport.v1.Committed
 	4,  // 2: sallyport.v1.Effect.agent:type_name -> sallyport.v1.AgentEffect
-	58, // 3: sallyport.v1.Committed.at:type_name -> google.protobuf.Timestamp
-	58, // 4: sallyport.v1.AgentEffect.last_seen:type_name -> google.protobuf.Timestamp
-	58, // 5: sallyport.v1.AgentEffect.exec_stale_at:type_name -> google.protobuf.Timestamp
-	58, // 6: sallyport.v1.AgentEffect.write_stale_at:type_name -> google.protobuf.Timestamp
-	58, // 7: sallyport.v1.AgentEffect.read_stale_at:type_name -> google.protobuf.Timestamp
-	59, // 8: sallyport.v1.CreateUserResponse.user:type_name -> sallyport.v1.User
-	59, // 9: sallyport.v1.ListUsersResponse.users:type_name -> sallyport.v1.User
-	59, // 10: sallyport.v1.BindAdminResponse.user:type_name -> sallyport.v1.User
-	60, // 11: sallyport.v1.ListGroupsResponse.groups:type_name -> sallyport.v1.Group
-	61, // 12: sallyport.v1.ListProjectsResponse.projects:type_name -> sallyport.v1.Project
-	62, // 13: sallyport.v1.CreateClusterResponse.cluster:type_name -> sallyport.v1.Cluster
-	58, // 14: sallyport.v1.CreateClusterResponse.token_expires_at:type_name -> google.protobuf.Timestamp
-	31, // 15: sallyport.v1.ListClustersResponse.clusters:type_name -> sallyport.v1.ClusterStatus
-	62, // 16: sallyport.v1.ClusterStatus.cluster:type_name -> sallyport.v1.Cluster
-	32, // 17: sallyport.v1.ClusterStatus.agents:type_name -> sallyport.v1.AgentStatus
-	63, // 18: sallyport.v1.AgentStatus.agent:type_name -> sallyport.v1.Agent
-	58, // 19: sallyport.v1.AgentStatus.last_seen:type_name -> google.protobuf.Timestamp
-	58, // 20: sallyport.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	56, // 21: sallyport.v1.WhyRequest.namespace_labels:type_name -> sallyport.v1.WhyRequest.NamespaceLabelsEntry
-	64, // 22: sallyport.v1.ListRolesResponse.roles:type_name -> sallyport.v1.Role
-	64, // 23: sallyport.v1.CreateRoleRequest.role:type_name -> sallyport.v1.Role
-	64, // 24: sallyport.v1.ChangeRoleRequest.role:type_name -> sallyport.v1.Role
-	58, // 25: sallyport.v1.CreateGrantRequest.expires_at:type_name -> google.protobuf.Timestamp
-	48, // 26: sallyport.v1.ListGrantsResponse.grants:type_name -> sallyport.v1.GrantView
-	65, // 27: sallyport.v1.GrantView.grant:type_name -> sallyport.v1.Grant
-	52, // 28: sallyport.v1.ListDevicesResponse.devices:type_name -> sallyport.v1.DeviceView
-	66, // 29: sallyport.v1.DeviceView.device:type_name -> sallyport.v1.Device
-	58, // 30: sallyport.v1.DeviceView.session_expires_at:type_name -> google.protobuf.Timestamp
-	58, // 31: sallyport.v1.SearchAuditRequest.since:type_name -> google.protobuf.Timestamp
-	58, // 32: sallyport.v1.SearchAuditRequest.until:type_name -> google.protobuf.Timestamp
-	0,  // 33: sallyport.v1.AdminService.Whoami:input_type -> sallyport.v1.WhoamiRequest
-	5,  // 34: sallyport.v1.AdminService.CreateUser:input_type -> sallyport.v1.CreateUserRequest
-	7,  // 35: sallyport.v1.AdminService.ListUsers:input_type -> sallyport.v1.ListUsersRequest
-	9,  // 36: sallyport.v1.AdminService.DeleteUser:input_type -> sallyport.v1.DeleteUserRequest
-	10, // 37: sallyport.v1.AdminService.SetPassword:input_type -> sallyport.v1.SetPasswordRequest
-	12, // 38: sallyport.v1.AdminService.SuspendUser:input_type -> sallyport.v1.SuspendUserRequest
-	13, // 39: sallyport.v1.AdminService.ResumeUser:input_type -> sallyport.v1.ResumeUserRequest
-	15, // 40: sallyport.v1.AdminService.BindAdmin:input_type -> sallyport.v1.BindAdminRequest
-	15, // 41: sallyport.v1.AdminService.UnbindAdmin:input_type -> sallyport.v1.BindAdminRequest
-	17, // 42: sallyport.v1.AdminService.CreateGroup:input_type -> sallyport.v1.CreateGroupRequest
-	18, // 43: sallyport.v1.AdminService.ListGroups:input_type -> sallyport.v1.ListGroupsRequest
-	20, // 44: sallyport.v1.AdminService.AddMember:input_type -> sallyport.v1.MemberRequest
-	20, // 45: sallyport.v1.AdminService.RemoveMember:input_type -> sallyport.v1.MemberRequest
-	21, // 46: sallyport.v1.AdminService.DeleteGroup:input_type -> sallyport.v1.DeleteGroupRequest
-	22, // 47: sallyport.v1.AdminService.CreateProject:input_type -> sallyport.v1.CreateProjectRequest
-	23, // 48: sallyport.v1.AdminService.ListProjects:input_type -> sallyport.v1.ListProjectsRequest
-	25, // 49: sallyport.v1.AdminService.DeleteProject:input_type -> sallyport.v1.DeleteProjectRequest
-	27, // 50: sallyport.v1.AdminService.CreateCluster:input_type -> sallyport.v1.CreateClusterRequest
-	29, // 51: sallyport.v1.AdminService.ListClusters:input_type -> sallyport.v1.ListClustersRequest
-	33, // 52: sallyport.v1.AdminService.CreateJoinToken:input_type -> sallyport.v1.CreateJoinTokenRequest
-	35, // 53: sallyport.v1.AdminService.DeleteCluster:input_type -> sallyport.v1.DeleteClusterRequest
-	36, // 54: sallyport.v1.AdminService.RemoveAgent:input_type -> sallyport.v1.RemoveAgentRequest
-	38, // 55: sallyport.v1.AdminService.Why:input_type -> sallyport.v1.WhyRequest
-	40, // 56: sallyport.v1.AdminService.ListRoles:input_type -> sallyport.v1.ListRolesRequest
-	42, // 57: sallyport.v1.AdminService.CreateRole:input_type -> sallyport.v1.CreateRoleRequest
-	43, // 58: sallyport.v1.AdminService.ChangeRole:input_type -> sallyport.v1.ChangeRoleRequest
-	44, // 59: sallyport.v1.AdminService.DeleteRole:input_type -> sallyport.v1.DeleteRoleRequest
-	45, // 60: sallyport.v1.AdminService.CreateGrant:input_type -> sallyport.v1.CreateGrantRequest
-	46, // 61: sallyport.v1.AdminService.ListGrants:input_type -> sallyport.v1.ListGrantsRequest
-	49, // 62: sallyport.v1.AdminService.DeleteGrant:input_type -> sallyport.v1.DeleteGrantRequest
-	50, // 63: sallyport.v1.AdminService.ListDevices:input_type -> sallyport.v1.ListDevicesRequest
-	53, // 64: sallyport.v1.AdminService.RevokeDevice:input_type -> sallyport.v1.RevokeDeviceRequest
-	54, // 65: sallyport.v1.AdminService.SearchAudit:input_type -> sallyport.v1.SearchAuditRequest
-	1,  // 66: sallyport.v1.AdminService.Whoami:output_type -> sallyport.v1.WhoamiResponse
-	6,  // 67: sallyport.v1.AdminService.CreateUser:output_type -> sallyport.v1.CreateUserResponse
-	8,  // 68: sallyport.v1.AdminService.ListUsers:output_type -> sallyport.v1.ListUsersResponse
-	2,  // 69: sallyport.v1.AdminService.DeleteUser:output_type -> sallyport.v1.Effect
-	11, // 70: sallyport.v1.AdminService.SetPassword:output_type -> sallyport.v1.SetPasswordResponse
-	2,  // 71: sallyport.v1.AdminService.SuspendUser:output_type -> sallyport.v1.Effect
-	14, // 72: sallyport.v1.AdminService.ResumeUser:output_type -> sallyport.v1.ResumeUserResponse
-	16, // 73: sallyport.v1.AdminService.BindAdmin:output_type -> sallyport.v1.BindAdminResponse
-	16, // 74: sallyport.v1.AdminService.UnbindAdmin:output_type -> sallyport.v1.BindAdminResponse
-	60, // 75: sallyport.v1.AdminService.CreateGroup:output_type -> sallyport.v1.Group
-	19, // 76: sallyport.v1.AdminService.ListGroups:output_type -> sallyport.v1.ListGroupsResponse
-	60, // 77: sallyport.v1.AdminService.AddMember:output_type -> sallyport.v1.Group
-	2,  // 78: sallyport.v1.AdminService.RemoveMember:output_type -> sallyport.v1.Effect
-	2,  // 79: sallyport.v1.AdminService.DeleteGroup:output_type -> sallyport.v1.Effect
-	61, // 80: sallyport.v1.AdminService.CreateProject:output_type -> sallyport.v1.Project
-	24, // 81: sallyport.v1.AdminService.ListProjects:output_type -> sallyport.v1.ListProjectsResponse
-	26, // 82: sallyport.v1.AdminService.DeleteProject:output_type -> sallyport.v1.DeleteProjectResponse
-	28, // 83: sallyport.v1.AdminService.CreateCluster:output_type -> sallyport.v1.CreateClusterResponse
-	30, // 84: sallyport.v1.AdminService.ListClusters:output_type -> sallyport.v1.ListClustersResponse
-	34, // 85: sallyport.v1.AdminService.CreateJoinToken:output_type -> sallyport.v1.CreateJoinTokenResponse
-	2,  // 86: sallyport.v1.AdminService.DeleteCluster:output_type -> sallyport.v1.Effect
-	37, // 87: sallyport.v1.AdminService.RemoveAgent:output_type -> sallyport.v1.RemoveAgentResponse
-	39, // 88: sallyport.v1.AdminService.Why:output_type -> sallyport.v1.WhyResponse
-	41, // 89: sallyport.v1.AdminService.ListRoles:output_type -> sallyport.v1.ListRolesResponse
-	64, // 90: sallyport.v1.AdminService.CreateRole:output_type -> sallyport.v1.Role
-	2,  // 91: sallyport.v1.AdminService.ChangeRole:output_type -> sallyport.v1.Effect
-	2,  // 92: sallyport.v1.AdminService.DeleteRole:output_type -> sallyport.v1.Effect
-	65, // 93: sallyport.v1.AdminService.CreateGrant:output_type -> sallyport.v1.Grant
-	47, // 94: sallyport.v1.AdminService.ListGrants:output_type -> sallyport.v1.ListGrantsResponse
-	2,  // 95: sallyport.v1.AdminService.DeleteGrant:output_type -> sallyport.v1.Effect
-	51, // 96: sallyport.v1.AdminService.ListDevices:output_type -> sallyport.v1.ListDevicesResponse
-	2,  // 97: sallyport.v1.AdminService.RevokeDevice:output_type -> sallyport.v1.Effect
-	55, // 98: sallyport.v1.AdminService.SearchAudit:output_type -> sallyport.v1.AuditRecord
-	66, // [66:99] is the sub-list for method output_type
-	33, // [33:66] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	60, // 3: sallyport.v1.Committed.at:type_name -> google.protobuf.Timestamp
+	60, // 4: sallyport.v1.AgentEffect.last_seen:type_name -> google.protobuf.Timestamp
+	60, // 5: sallyport.v1.AgentEffect.exec_stale_at:type_name -> google.protobuf.Timestamp
+	60, // 6: sallyport.v1.AgentEffect.write_stale_at:type_name -> google.protobuf.Timestamp
+	60, // 7: sallyport.v1.AgentEffect.read_stale_at:type_name -> google.protobuf.Timestamp
+	61, // 8: sallyport.v1.CreateUserResponse.user:type_name -> sallyport.v1.User
+	61, // 9: sallyport.v1.ListUsersResponse.users:type_name -> sallyport.v1.User
+	61, // 10: sallyport.v1.BindAdminResponse.user:type_name -> sallyport.v1.User
+	61, // 11: sallyport.v1.ResetSecondFactorResponse.user:type_name -> sallyport.v1.User
+	62, // 12: sallyport.v1.ListGroupsResponse.groups:type_name -> sallyport.v1.Group
+	63, // 13: sallyport.v1.ListProjectsResponse.projects:type_name -> sallyport.v1.Project
+	64, // 14: sallyport.v1.CreateClusterResponse.cluster:type_name -> sallyport.v1.Cluster
+	60, // 15: sallyport.v1.CreateClusterResponse.token_expires_at:type_name -> google.protobuf.Timestamp
+	33, // 16: sallyport.v1.ListClustersResponse.clusters:type_name -> sallyport.v1.ClusterStatus
+	64, // 17: sallyport.v1.ClusterStatus.cluster:type_name -> sallyport.v1.Cluster
+	34, // 18: sallyport.v1.ClusterStatus.agents:type_name -> sallyport.v1.AgentStatus
+	65, // 19: sallyport.v1.AgentStatus.agent:type_name -> sallyport.v1.Agent
+	60, // 20: sallyport.v1.AgentStatus.last_seen:type_name -> google.protobuf.Timestamp
+	60, // 21: sallyport.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	58, // 22: sallyport.v1.WhyRequest.namespace_labels:type_name -> sallyport.v1.WhyRequest.NamespaceLabelsEntry
+	66, // 23: sallyport.v1.ListRolesResponse.roles:type_name -> sallyport.v1.Role
+	66, // 24: sallyport.v1.CreateRoleRequest.role:type_name -> sallyport.v1.Role
+	66, // 25: sallyport.v1.ChangeRoleRequest.role:type_name -> sallyport.v1.Role
+	60, // 26: sallyport.v1.CreateGrantRequest.expires_at:type_name -> google.protobuf.Timestamp
+	50, // 27: sallyport.v1.ListGrantsResponse.grants:type_name -> sallyport.v1.GrantView
+	67, // 28: sallyport.v1.GrantView.grant:type_name -> sallyport.v1.Grant
+	54, // 29: sallyport.v1.ListDevicesResponse.devices:type_name -> sallyport.v1.DeviceView
+	68, // 30: sallyport.v1.DeviceView.device:type_name -> sallyport.v1.Device
+	60, // 31: sallyport.v1.DeviceView.session_expires_at:type_name -> google.protobuf.Timestamp
+	60, // 32: sallyport.v1.SearchAuditRequest.since:type_name -> google.protobuf.Timestamp
+	60, // 33: sallyport.v1.SearchAuditRequest.until:type_name -> google.protobuf.Timestamp
+	0,  // 34: sallyport.v1.AdminService.Whoami:input_type -> sallyport.v1.WhoamiRequest
+	5,  // 35: sallyport.v1.AdminService.CreateUser:input_type -> sallyport.v1.CreateUserRequest
+	7,  // 36: sallyport.v1.AdminService.ListUsers:input_type -> sallyport.v1.ListUsersRequest
+	9,  // 37: sallyport.v1.AdminService.DeleteUser:input_type -> sallyport.v1.DeleteUserRequest
+	10, // 38: sallyport.v1.AdminService.SetPassword:input_type -> sallyport.v1.SetPasswordRequest
+	12, // 39: sallyport.v1.AdminService.SuspendUser:input_type -> sallyport.v1.SuspendUserRequest
+	13, // 40: sallyport.v1.AdminService.ResumeUser:input_type -> sallyport.v1.ResumeUserRequest
+	15, // 41: sallyport.v1.AdminService.BindAdmin:input_type -> sallyport.v1.BindAdminRequest
+	15, // 42: sallyport.v1.AdminService.UnbindAdmin:input_type -> sallyport.v1.BindAdminRequest
+	17, // 43: sallyport.v1.AdminService.ResetSecondFactor:input_type -> sallyport.v1.ResetSecondFactorRequest
+	19, // 44: sallyport.v1.AdminService.CreateGroup:input_type -> sallyport.v1.CreateGroupRequest
+	20, // 45: sallyport.v1.AdminService.ListGroups:input_type -> sallyport.v1.ListGroupsRequest
+	22, // 46: sallyport.v1.AdminService.AddMember:input_type -> sallyport.v1.MemberRequest
+	22, // 47: sallyport.v1.AdminService.RemoveMember:input_type -> sallyport.v1.MemberRequest
+	23, // 48: sallyport.v1.AdminService.DeleteGroup:input_type -> sallyport.v1.DeleteGroupRequest
+	24, // 49: sallyport.v1.AdminService.CreateProject:input_type -> sallyport.v1.CreateProjectRequest
+	25, // 50: sallyport.v1.AdminService.ListProjects:input_type -> sallyport.v1.ListProjectsRequest
+	27, // 51: sallyport.v1.AdminService.DeleteProject:input_type -> sallyport.v1.DeleteProjectRequest
+	29, // 52: sallyport.v1.AdminService.CreateCluster:input_type -> sallyport.v1.CreateClusterRequest
+	31, // 53: sallyport.v1.AdminService.ListClusters:input_type -> sallyport.v1.ListClustersRequest
+	35, // 54: sallyport.v1.AdminService.CreateJoinToken:input_type -> sallyport.v1.CreateJoinTokenRequest
+	37, // 55: sallyport.v1.AdminService.DeleteCluster:input_type -> sallyport.v1.DeleteClusterRequest
+	38, // 56: sallyport.v1.AdminService.RemoveAgent:input_type -> sallyport.v1.RemoveAgentRequest
+	40, // 57: sallyport.v1.AdminService.Why:input_type -> sallyport.v1.WhyRequest
+	42, // 58: sallyport.v1.AdminService.ListRoles:input_type -> sallyport.v1.ListRolesRequest
+	44, // 59: sallyport.v1.AdminService.CreateRole:input_type -> sallyport.v1.CreateRoleRequest
+	45, // 60: sallyport.v1.AdminService.ChangeRole:input_type -> sallyport.v1.ChangeRoleRequest
+	46, // 61: sallyport.v1.AdminService.DeleteRole:input_type -> sallyport.v1.DeleteRoleRequest
+	47, // 62: sallyport.v1.AdminService.CreateGrant:input_type -> sallyport.v1.CreateGrantRequest
+	48, // 63: sallyport.v1.AdminService.ListGrants:input_type -> sallyport.v1.ListGrantsRequest
+	51, // 64: sallyport.v1.AdminService.DeleteGrant:input_type -> sallyport.v1.DeleteGrantRequest
+	52, // 65: sallyport.v1.AdminService.ListDevices:input_type -> sallyport.v1.ListDevicesRequest
+	55, // 66: sallyport.v1.AdminService.RevokeDevice:input_type -> sallyport.v1.RevokeDeviceRequest
+	56, // 67: sallyport.v1.AdminService.SearchAudit:input_type -> sallyport.v1.SearchAuditRequest
+	1,  // 68: sallyport.v1.AdminService.Whoami:output_type -> sallyport.v1.WhoamiResponse
+	6,  // 69: sallyport.v1.AdminService.CreateUser:output_type -> sallyport.v1.CreateUserResponse
+	8,  // 70: sallyport.v1.AdminService.ListUsers:output_type -> sallyport.v1.ListUsersResponse
+	2,  // 71: sallyport.v1.AdminService.DeleteUser:output_type -> sallyport.v1.Effect
+	11, // 72: sallyport.v1.AdminService.SetPassword:output_type -> sallyport.v1.SetPasswordResponse
+	2,  // 73: sallyport.v1.AdminService.SuspendUser:output_type -> sallyport.v1.Effect
+	14, // 74: sallyport.v1.AdminService.ResumeUser:output_type -> sallyport.v1.ResumeUserResponse
+	16, // 75: sallyport.v1.AdminService.BindAdmin:output_type -> sallyport.v1.BindAdminResponse
+	16, // 76: sallyport.v1.AdminService.UnbindAdmin:output_type -> sallyport.v1.BindAdminResponse
+	18, // 77: sallyport.v1.AdminService.ResetSecondFactor:output_type -> sallyport.v1.ResetSecondFactorResponse
+	62, // 78: sallyport.v1.AdminService.CreateGroup:output_type -> sallyport.v1.Group
+	21, // 79: sallyport.v1.AdminService.ListGroups:output_type -> sallyport.v1.ListGroupsResponse
+	62, // 80: sallyport.v1.AdminService.AddMember:output_type -> sallyport.v1.Group
+	2,  // 81: sallyport.v1.AdminService.RemoveMember:output_type -> sallyport.v1.Effect
+	2,  // 82: sallyport.v1.AdminService.DeleteGroup:output_type -> sallyport.v1.Effect
+	63, // 83: sallyport.v1.AdminService.CreateProject:output_type -> sallyport.v1.Project
+	26, // 84: sallyport.v1.AdminService.ListProjects:output_type -> sallyport.v1.ListProjectsResponse
+	28, // 85: sallyport.v1.AdminService.DeleteProject:output_type -> sallyport.v1.DeleteProjectResponse
+	30, // 86: sallyport.v1.AdminService.CreateCluster:output_type -> sallyport.v1.CreateClusterResponse
+	32, // 87: sallyport.v1.AdminService.ListClusters:output_type -> sallyport.v1.ListClustersResponse
+	36, // 88: sallyport.v1.AdminService.CreateJoinToken:output_type -> sallyport.v1.CreateJoinTokenResponse
+	2,  // 89: sallyport.v1.AdminService.DeleteCluster:output_type -> sallyport.v1.Effect
+	39, // 90: sallyport.v1.AdminService.RemoveAgent:output_type -> sallyport.v1.RemoveAgentResponse
+	41, // 91: sallyport.v1.AdminService.Why:output_type -> sallyport.v1.WhyResponse
+	43, // 92: sallyport.v1.AdminService.ListRoles:output_type -> sallyport.v1.ListRolesResponse
+	66, // 93: sallyport.v1.AdminService.CreateRole:output_type -> sallyport.v1.Role
+	2,  // 94: sallyport.v1.AdminService.ChangeRole:output_type -> sallyport.v1.Effect
+	2,  // 95: sallyport.v1.AdminService.DeleteRole:output_type -> sallyport.v1.Effect
+	67, // 96: sallyport.v1.AdminService.CreateGrant:output_type -> sallyport.v1.Grant
+	49, // 97: sallyport.v1.AdminService.ListGrants:output_type -> sallyport.v1.ListGrantsResponse
+	2,  // 98: sallyport.v1.AdminService.DeleteGrant:output_type -> sallyport.v1.Effect
+	53, // 99: sallyport.v1.AdminService.ListDevices:output_type -> sallyport.v1.ListDevicesResponse
+	2,  // 100: sallyport.v1.AdminService.RevokeDevice:output_type -> sallyport.v1.Effect
+	57, // 101: sallyport.v1.AdminService.SearchAudit:output_type -> sallyport.v1.AuditRecord
+	68, // [68:102] is the sub-list for method output_type
+	34, // [34:68] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_v1_admin_proto_init() }
@@ -3691,7 +3798,7 @@ func file_sallyport_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_v1_admin_proto_rawDesc), len(file_sallyport_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   57,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

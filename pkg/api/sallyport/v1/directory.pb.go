@@ -35,8 +35,10 @@ type User struct {
 	// the generation it was issued under and dies with it.
 	AuthGeneration uint64 `protobuf:"varint,6,opt,name=auth_generation,json=authGeneration,proto3" json:"auth_generation,omitempty"`
 	// True once a password is set; the hash itself never leaves the store.
-	HasPassword   bool            `protobuf:"varint,7,opt,name=has_password,json=hasPassword,proto3" json:"has_password,omitempty"`
-	Admin         []*AdminBinding `protobuf:"bytes,8,rep,name=admin,proto3" json:"admin,omitempty"`
+	HasPassword bool            `protobuf:"varint,7,opt,name=has_password,json=hasPassword,proto3" json:"has_password,omitempty"`
+	Admin       []*AdminBinding `protobuf:"bytes,8,rep,name=admin,proto3" json:"admin,omitempty"`
+	// True once a second factor is in force.
+	SecondFactor  bool `protobuf:"varint,20,opt,name=second_factor,json=secondFactor,proto3" json:"second_factor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -125,6 +127,13 @@ func (x *User) GetAdmin() []*AdminBinding {
 		return x.Admin
 	}
 	return nil
+}
+
+func (x *User) GetSecondFactor() bool {
+	if x != nil {
+		return x.SecondFactor
+	}
+	return false
 }
 
 // AdminBinding lets a user administer: everything, or one project.
@@ -1065,7 +1074,7 @@ var File_sallyport_v1_directory_proto protoreflect.FileDescriptor
 
 const file_sallyport_v1_directory_proto_rawDesc = "" +
 	"\n" +
-	"\x1csallyport/v1/directory.proto\x12\fsallyport.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa4\x02\n" +
+	"\x1csallyport/v1/directory.proto\x12\fsallyport.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc9\x02\n" +
 	"\x04User\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12!\n" +
@@ -1075,7 +1084,8 @@ const file_sallyport_v1_directory_proto_rawDesc = "" +
 	"\tsuspended\x18\x05 \x01(\bR\tsuspended\x12'\n" +
 	"\x0fauth_generation\x18\x06 \x01(\x04R\x0eauthGeneration\x12!\n" +
 	"\fhas_password\x18\a \x01(\bR\vhasPassword\x120\n" +
-	"\x05admin\x18\b \x03(\v2\x1a.sallyport.v1.AdminBindingR\x05admin\"A\n" +
+	"\x05admin\x18\b \x03(\v2\x1a.sallyport.v1.AdminBindingR\x05admin\x12#\n" +
+	"\rsecond_factor\x18\x14 \x01(\bR\fsecondFactor\"A\n" +
 	"\fAdminBinding\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x1d\n" +
 	"\n" +

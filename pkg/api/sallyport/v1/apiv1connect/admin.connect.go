@@ -54,6 +54,9 @@ const (
 	// AdminServiceUnbindAdminProcedure is the fully-qualified name of the AdminService's UnbindAdmin
 	// RPC.
 	AdminServiceUnbindAdminProcedure = "/sallyport.v1.AdminService/UnbindAdmin"
+	// AdminServiceResetSecondFactorProcedure is the fully-qualified name of the AdminService's
+	// ResetSecondFactor RPC.
+	AdminServiceResetSecondFactorProcedure = "/sallyport.v1.AdminService/ResetSecondFactor"
 	// AdminServiceCreateGroupProcedure is the fully-qualified name of the AdminService's CreateGroup
 	// RPC.
 	AdminServiceCreateGroupProcedure = "/sallyport.v1.AdminService/CreateGroup"
@@ -133,6 +136,9 @@ type AdminServiceClient interface {
 	ResumeUser(context.Context, *connect.Request[v1.ResumeUserRequest]) (*connect.Response[v1.ResumeUserResponse], error)
 	BindAdmin(context.Context, *connect.Request[v1.BindAdminRequest]) (*connect.Response[v1.BindAdminResponse], error)
 	UnbindAdmin(context.Context, *connect.Request[v1.BindAdminRequest]) (*connect.Response[v1.BindAdminResponse], error)
+	// ResetSecondFactor takes a user's second factor away and ends what was logged
+	// in: a lost telephone may be in other hands.
+	ResetSecondFactor(context.Context, *connect.Request[v1.ResetSecondFactorRequest]) (*connect.Response[v1.ResetSecondFactorResponse], error)
 	CreateGroup(context.Context, *connect.Request[v1.CreateGroupRequest]) (*connect.Response[v1.Group], error)
 	ListGroups(context.Context, *connect.Request[v1.ListGroupsRequest]) (*connect.Response[v1.ListGroupsResponse], error)
 	AddMember(context.Context, *connect.Request[v1.MemberRequest]) (*connect.Response[v1.Group], error)
@@ -235,6 +241,12 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			httpClient,
 			baseURL+AdminServiceUnbindAdminProcedure,
 			connect.WithSchema(adminServiceMethods.ByName("UnbindAdmin")),
+			connect.WithClientOptions(opts...),
+		),
+		resetSecondFactor: connect.NewClient[v1.ResetSecondFactorRequest, v1.ResetSecondFactorResponse](
+			httpClient,
+			baseURL+AdminServiceResetSecondFactorProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("ResetSecondFactor")),
 			connect.WithClientOptions(opts...),
 		),
 		createGroup: connect.NewClient[v1.CreateGroupRequest, v1.Group](
@@ -386,39 +398,40 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 
 // adminServiceClient implements AdminServiceClient.
 type adminServiceClient struct {
-	whoami          *connect.Client[v1.WhoamiRequest, v1.WhoamiResponse]
-	createUser      *connect.Client[v1.CreateUserRequest, v1.CreateUserResponse]
-	listUsers       *connect.Client[v1.ListUsersRequest, v1.ListUsersResponse]
-	deleteUser      *connect.Client[v1.DeleteUserRequest, v1.Effect]
-	setPassword     *connect.Client[v1.SetPasswordRequest, v1.SetPasswordResponse]
-	suspendUser     *connect.Client[v1.SuspendUserRequest, v1.Effect]
-	resumeUser      *connect.Client[v1.ResumeUserRequest, v1.ResumeUserResponse]
-	bindAdmin       *connect.Client[v1.BindAdminRequest, v1.BindAdminResponse]
-	unbindAdmin     *connect.Client[v1.BindAdminRequest, v1.BindAdminResponse]
-	createGroup     *connect.Client[v1.CreateGroupRequest, v1.Group]
-	listGroups      *connect.Client[v1.ListGroupsRequest, v1.ListGroupsResponse]
-	addMember       *connect.Client[v1.MemberRequest, v1.Group]
-	removeMember    *connect.Client[v1.MemberRequest, v1.Effect]
-	deleteGroup     *connect.Client[v1.DeleteGroupRequest, v1.Effect]
-	createProject   *connect.Client[v1.CreateProjectRequest, v1.Project]
-	listProjects    *connect.Client[v1.ListProjectsRequest, v1.ListProjectsResponse]
-	deleteProject   *connect.Client[v1.DeleteProjectRequest, v1.DeleteProjectResponse]
-	createCluster   *connect.Client[v1.CreateClusterRequest, v1.CreateClusterResponse]
-	listClusters    *connect.Client[v1.ListClustersRequest, v1.ListClustersResponse]
-	createJoinToken *connect.Client[v1.CreateJoinTokenRequest, v1.CreateJoinTokenResponse]
-	deleteCluster   *connect.Client[v1.DeleteClusterRequest, v1.Effect]
-	removeAgent     *connect.Client[v1.RemoveAgentRequest, v1.RemoveAgentResponse]
-	why             *connect.Client[v1.WhyRequest, v1.WhyResponse]
-	listRoles       *connect.Client[v1.ListRolesRequest, v1.ListRolesResponse]
-	createRole      *connect.Client[v1.CreateRoleRequest, v1.Role]
-	changeRole      *connect.Client[v1.ChangeRoleRequest, v1.Effect]
-	deleteRole      *connect.Client[v1.DeleteRoleRequest, v1.Effect]
-	createGrant     *connect.Client[v1.CreateGrantRequest, v1.Grant]
-	listGrants      *connect.Client[v1.ListGrantsRequest, v1.ListGrantsResponse]
-	deleteGrant     *connect.Client[v1.DeleteGrantRequest, v1.Effect]
-	listDevices     *connect.Client[v1.ListDevicesRequest, v1.ListDevicesResponse]
-	revokeDevice    *connect.Client[v1.RevokeDeviceRequest, v1.Effect]
-	searchAudit     *connect.Client[v1.SearchAuditRequest, v1.AuditRecord]
+	whoami            *connect.Client[v1.WhoamiRequest, v1.WhoamiResponse]
+	createUser        *connect.Client[v1.CreateUserRequest, v1.CreateUserResponse]
+	listUsers         *connect.Client[v1.ListUsersRequest, v1.ListUsersResponse]
+	deleteUser        *connect.Client[v1.DeleteUserRequest, v1.Effect]
+	setPassword       *connect.Client[v1.SetPasswordRequest, v1.SetPasswordResponse]
+	suspendUser       *connect.Client[v1.SuspendUserRequest, v1.Effect]
+	resumeUser        *connect.Client[v1.ResumeUserRequest, v1.ResumeUserResponse]
+	bindAdmin         *connect.Client[v1.BindAdminRequest, v1.BindAdminResponse]
+	unbindAdmin       *connect.Client[v1.BindAdminRequest, v1.BindAdminResponse]
+	resetSecondFactor *connect.Client[v1.ResetSecondFactorRequest, v1.ResetSecondFactorResponse]
+	createGroup       *connect.Client[v1.CreateGroupRequest, v1.Group]
+	listGroups        *connect.Client[v1.ListGroupsRequest, v1.ListGroupsResponse]
+	addMember         *connect.Client[v1.MemberRequest, v1.Group]
+	removeMember      *connect.Client[v1.MemberRequest, v1.Effect]
+	deleteGroup       *connect.Client[v1.DeleteGroupRequest, v1.Effect]
+	createProject     *connect.Client[v1.CreateProjectRequest, v1.Project]
+	listProjects      *connect.Client[v1.ListProjectsRequest, v1.ListProjectsResponse]
+	deleteProject     *connect.Client[v1.DeleteProjectRequest, v1.DeleteProjectResponse]
+	createCluster     *connect.Client[v1.CreateClusterRequest, v1.CreateClusterResponse]
+	listClusters      *connect.Client[v1.ListClustersRequest, v1.ListClustersResponse]
+	createJoinToken   *connect.Client[v1.CreateJoinTokenRequest, v1.CreateJoinTokenResponse]
+	deleteCluster     *connect.Client[v1.DeleteClusterRequest, v1.Effect]
+	removeAgent       *connect.Client[v1.RemoveAgentRequest, v1.RemoveAgentResponse]
+	why               *connect.Client[v1.WhyRequest, v1.WhyResponse]
+	listRoles         *connect.Client[v1.ListRolesRequest, v1.ListRolesResponse]
+	createRole        *connect.Client[v1.CreateRoleRequest, v1.Role]
+	changeRole        *connect.Client[v1.ChangeRoleRequest, v1.Effect]
+	deleteRole        *connect.Client[v1.DeleteRoleRequest, v1.Effect]
+	createGrant       *connect.Client[v1.CreateGrantRequest, v1.Grant]
+	listGrants        *connect.Client[v1.ListGrantsRequest, v1.ListGrantsResponse]
+	deleteGrant       *connect.Client[v1.DeleteGrantRequest, v1.Effect]
+	listDevices       *connect.Client[v1.ListDevicesRequest, v1.ListDevicesResponse]
+	revokeDevice      *connect.Client[v1.RevokeDeviceRequest, v1.Effect]
+	searchAudit       *connect.Client[v1.SearchAuditRequest, v1.AuditRecord]
 }
 
 // Whoami calls sallyport.v1.AdminService.Whoami.
@@ -464,6 +477,11 @@ func (c *adminServiceClient) BindAdmin(ctx context.Context, req *connect.Request
 // UnbindAdmin calls sallyport.v1.AdminService.UnbindAdmin.
 func (c *adminServiceClient) UnbindAdmin(ctx context.Context, req *connect.Request[v1.BindAdminRequest]) (*connect.Response[v1.BindAdminResponse], error) {
 	return c.unbindAdmin.CallUnary(ctx, req)
+}
+
+// ResetSecondFactor calls sallyport.v1.AdminService.ResetSecondFactor.
+func (c *adminServiceClient) ResetSecondFactor(ctx context.Context, req *connect.Request[v1.ResetSecondFactorRequest]) (*connect.Response[v1.ResetSecondFactorResponse], error) {
+	return c.resetSecondFactor.CallUnary(ctx, req)
 }
 
 // CreateGroup calls sallyport.v1.AdminService.CreateGroup.
@@ -599,6 +617,9 @@ type AdminServiceHandler interface {
 	ResumeUser(context.Context, *connect.Request[v1.ResumeUserRequest]) (*connect.Response[v1.ResumeUserResponse], error)
 	BindAdmin(context.Context, *connect.Request[v1.BindAdminRequest]) (*connect.Response[v1.BindAdminResponse], error)
 	UnbindAdmin(context.Context, *connect.Request[v1.BindAdminRequest]) (*connect.Response[v1.BindAdminResponse], error)
+	// ResetSecondFactor takes a user's second factor away and ends what was logged
+	// in: a lost telephone may be in other hands.
+	ResetSecondFactor(context.Context, *connect.Request[v1.ResetSecondFactorRequest]) (*connect.Response[v1.ResetSecondFactorResponse], error)
 	CreateGroup(context.Context, *connect.Request[v1.CreateGroupRequest]) (*connect.Response[v1.Group], error)
 	ListGroups(context.Context, *connect.Request[v1.ListGroupsRequest]) (*connect.Response[v1.ListGroupsResponse], error)
 	AddMember(context.Context, *connect.Request[v1.MemberRequest]) (*connect.Response[v1.Group], error)
@@ -697,6 +718,12 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		AdminServiceUnbindAdminProcedure,
 		svc.UnbindAdmin,
 		connect.WithSchema(adminServiceMethods.ByName("UnbindAdmin")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceResetSecondFactorHandler := connect.NewUnaryHandler(
+		AdminServiceResetSecondFactorProcedure,
+		svc.ResetSecondFactor,
+		connect.WithSchema(adminServiceMethods.ByName("ResetSecondFactor")),
 		connect.WithHandlerOptions(opts...),
 	)
 	adminServiceCreateGroupHandler := connect.NewUnaryHandler(
@@ -863,6 +890,8 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceBindAdminHandler.ServeHTTP(w, r)
 		case AdminServiceUnbindAdminProcedure:
 			adminServiceUnbindAdminHandler.ServeHTTP(w, r)
+		case AdminServiceResetSecondFactorProcedure:
+			adminServiceResetSecondFactorHandler.ServeHTTP(w, r)
 		case AdminServiceCreateGroupProcedure:
 			adminServiceCreateGroupHandler.ServeHTTP(w, r)
 		case AdminServiceListGroupsProcedure:
@@ -954,6 +983,10 @@ func (UnimplementedAdminServiceHandler) BindAdmin(context.Context, *connect.Requ
 
 func (UnimplementedAdminServiceHandler) UnbindAdmin(context.Context, *connect.Request[v1.BindAdminRequest]) (*connect.Response[v1.BindAdminResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.UnbindAdmin is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) ResetSecondFactor(context.Context, *connect.Request[v1.ResetSecondFactorRequest]) (*connect.Response[v1.ResetSecondFactorResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.ResetSecondFactor is not implemented"))
 }
 
 func (UnimplementedAdminServiceHandler) CreateGroup(context.Context, *connect.Request[v1.CreateGroupRequest]) (*connect.Response[v1.Group], error) {
