@@ -67,6 +67,23 @@ func (d *Directory) CreateCluster(ctx context.Context, spec ClusterSpec) (*apiv1
 	return c, token, rev, nil
 }
 
+// RetireCluster takes away all access to a cluster, and every join token, but
+// keeps its agents: they have to hear of it, clean up, and bring in the rest of
+// their logs before DeleteCluster.
+func (d *Directory) RetireCluster(ctx context.Context, cluster string) (*apiv1.Cluster, uint64, error) {
+	return change(ctx, d, func(tx store.Txn) (*apiv1.Cluster, error) {
+		c, err := clusters.find(tx, cluster)
+		if err != nil || c.Retired {
+			return c, err
+		}
+		c.Retired = true
+		if err := deleteJoinTokens(tx, c.Id); err != nil {
+			return nil, err
+		}
+		return c, clusters.put(tx, c.Id, c)
+	})
+}
+
 // DeleteCluster removes a cluster, its agents, its join tokens and the grants
 // on it.
 func (d *Directory) DeleteCluster(ctx context.Context, cluster string) (*apiv1.Cluster, uint64, error) {

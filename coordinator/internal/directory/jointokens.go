@@ -48,6 +48,9 @@ func (d *Directory) CreateJoinToken(ctx context.Context, cluster string, ttl tim
 		if err != nil {
 			return JoinToken{}, err
 		}
+		if c.Retired {
+			return JoinToken{}, &RefusedError{fmt.Sprintf("cluster %s is being removed", c.Name), "sallyportctl cluster remove " + c.Name + " finishes that"}
+		}
 		return token, d.putJoinToken(tx, token, c.Id)
 	})
 }

@@ -23,8 +23,8 @@ type Issuer struct {
 
 // BundleFor is the policy of one cluster at one revision of the directory: what
 // concerns it and nothing else. It is the bundle but for revision and time of
-// issue, which say when this content came to be. For a cluster that is gone it
-// lists nobody.
+// issue, which say when this content came to be. For a cluster that is being
+// removed, or gone, it lists nobody.
 func BundleFor(s *directory.Snapshot, clusterID string, by Issuer) *apiv1.Bundle {
 	return newView(s).bundle(clusterID, by)
 }
@@ -112,7 +112,7 @@ func (v *view) bundle(clusterID string, by Issuer) *apiv1.Bundle {
 		}
 		return true
 	}
-	if cluster != nil {
+	if cluster != nil && !cluster.GetRetired() {
 		for _, g := range v.grants[clusterID] {
 			concerns := false
 			if g.GetGroupId() == "" {

@@ -81,6 +81,29 @@ type waiter struct {
 	done    bool
 }
 
+// Unclean lists the agents of a cluster that have not said that its newest policy
+// is in force and everything else gone from the cluster.
+func (h *Hub) Unclean(ctx context.Context, clusterID string) ([]string, error) {
+	if err := h.look(ctx); err != nil {
+		return nil, fmt.Errorf("waiting for the policy to be published: %w", err)
+	}
+	s := h.cfg.Directory.Snapshot()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c := h.clusters[clusterID]
+	var out []string
+	for _, x := range s.AgentsOf(clusterID) {
+		clean := false
+		if a := h.agents[x.GetId()]; a != nil && c != nil {
+			_, clean = reached(a.cleans, c.revision)
+		}
+		if !clean {
+			out = append(out, x.GetId())
+		}
+	}
+	return out, nil
+}
+
 func (h *Hub) stepOf(revision uint64) (step, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -223,6 +223,49 @@ func TestLaterBundleConfirmsAnEarlierChange(t *testing.T) {
 	}
 }
 
+func TestRetiredClusterIsCleanedBeforeItGoes(t *testing.T) {
+	w := newWorld(t)
+	w.project("aws")
+	c, a := w.cluster("edge-1", "aws")
+	u := w.user("shivam")
+	d, _ := w.login(u, time.Hour)
+	w.grant(directory.GrantSpec{Role: policy.View, User: "shivam", Project: "aws"})
+	s := w.agent(a, func(s *agentSim) { s.clean = false })
+	w.eventually("the edge is there", func() bool { return w.reaches(d, a) })
+	_, rev, err := w.directory.RetireCluster(t.Context(), "edge-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("nobody may do anything there", func() bool { return !s.allows(u) })
+	w.eventually("the edge is gone", func() bool { return !w.reaches(d, a) })
+	unclean := func() int {
+		ids, err := w.hub.Unclean(t.Context(), c.Id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(ids)
+	}
+	if unclean() != 1 {
+		t.Error("the cluster counts as clean before its agent said so")
+	}
+	s.confirm(s.held(), true)
+	if _, agents := w.effects(rev); len(agents) != 1 || agents[0].CleanMs == 0 || agents[0].Problem != "" {
+		t.Error(lines(agents))
+	}
+	if unclean() != 0 {
+		t.Error("the agent is not believed")
+	}
+	// Nothing brings access back.
+	w.grant(directory.GrantSpec{Role: policy.Edit, User: "shivam", Cluster: "edge-1"})
+	w.settle()
+	if s.allows(u) {
+		t.Error("a new grant opened a cluster that is being removed")
+	}
+	if _, _, err := w.directory.CreateJoinToken(t.Context(), "edge-1", time.Hour); err == nil {
+		t.Error("an agent could join a cluster that is being removed")
+	}
+}
+
 func TestDeletedClusterIsToldToRefuseEverything(t *testing.T) {
 	w := newWorld(t)
 	w.project("aws")

@@ -338,7 +338,10 @@ type Cluster struct {
 	KubeSystemUid string            `protobuf:"bytes,5,opt,name=kube_system_uid,json=kubeSystemUid,proto3" json:"kube_system_uid,omitempty"`
 	Budgets       *StalenessBudgets `protobuf:"bytes,6,opt,name=budgets,proto3" json:"budgets,omitempty"`
 	// The ceiling that its owner chose: "view", "edit" or "admin".
-	Ceiling       string `protobuf:"bytes,7,opt,name=ceiling,proto3" json:"ceiling,omitempty"`
+	Ceiling string `protobuf:"bytes,7,opt,name=ceiling,proto3" json:"ceiling,omitempty"`
+	// Being removed: nobody may do anything there any more. It goes when its agents
+	// have confirmed so, or when it is removed regardless of them.
+	Retired       bool `protobuf:"varint,8,opt,name=retired,proto3" json:"retired,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -420,6 +423,13 @@ func (x *Cluster) GetCeiling() string {
 		return x.Ceiling
 	}
 	return ""
+}
+
+func (x *Cluster) GetRetired() bool {
+	if x != nil {
+		return x.Retired
+	}
+	return false
 }
 
 // StalenessBudgets says for how long an agent may decide from the last policy
@@ -1102,7 +1112,7 @@ const file_sallyport_v1_directory_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x129\n" +
 	"\n" +
 	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12,\n" +
-	"\x12suspended_user_ids\x18\x04 \x03(\tR\x10suspendedUserIds\"\x83\x02\n" +
+	"\x12suspended_user_ids\x18\x04 \x03(\tR\x10suspendedUserIds\"\x9d\x02\n" +
 	"\aCluster\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -1112,7 +1122,8 @@ const file_sallyport_v1_directory_proto_rawDesc = "" +
 	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12&\n" +
 	"\x0fkube_system_uid\x18\x05 \x01(\tR\rkubeSystemUid\x128\n" +
 	"\abudgets\x18\x06 \x01(\v2\x1e.sallyport.v1.StalenessBudgetsR\abudgets\x12\x18\n" +
-	"\aceiling\x18\a \x01(\tR\aceiling\"}\n" +
+	"\aceiling\x18\a \x01(\tR\aceiling\x12\x18\n" +
+	"\aretired\x18\b \x01(\bR\aretired\"}\n" +
 	"\x10StalenessBudgets\x12!\n" +
 	"\fread_seconds\x18\x01 \x01(\rR\vreadSeconds\x12#\n" +
 	"\rwrite_seconds\x18\x02 \x01(\rR\fwriteSeconds\x12!\n" +
