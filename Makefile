@@ -21,7 +21,7 @@ help: ## list the targets
 build: needs ## build the four binaries into bin/
 	@echo "building $(BINARIES) into bin/ (about 3 minutes the first time, seconds after)" >&2
 	@mkdir -p bin
-	@$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./coordinator/cmd/... ./node-agent/cmd/... ./client/cmd/...
+	@CGO_ENABLED=0 $(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./coordinator/cmd/... ./node-agent/cmd/... ./client/cmd/...
 
 .PHONY: images
 images: needs ## pack them as container images into bin/images (IMAGES, ARCH choose), no engine needed

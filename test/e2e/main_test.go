@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 		bin = filepath.Join(dir, "bin")
 		build := exec.Command("go", "build", "-o", bin+"/",
 			"./coordinator/cmd/...", "./node-agent/cmd/...", "./client/cmd/...")
-		build.Dir = filepath.Join("..", "..")
+		build.Dir, build.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0") // as make build does
 		build.Stdout, build.Stderr = os.Stderr, os.Stderr
 		if err := build.Run(); err != nil {
 			fmt.Fprintln(os.Stderr, "building the binaries:", err)

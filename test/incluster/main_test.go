@@ -45,7 +45,8 @@ func TestMain(m *testing.M) {
 			{"go", "-C", "tools", "run", "./image", "-out", dir, "sallyport-agent"},
 		} {
 			cmd := exec.Command(step[0], step[1:]...)
-			cmd.Dir, cmd.Stdout, cmd.Stderr = root, os.Stderr, os.Stderr
+			cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0") // as make build does
+			cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 			if err := cmd.Run(); err != nil {
 				fmt.Fprintln(os.Stderr, step, err)
 				return 1

@@ -108,14 +108,27 @@ func (s *Server) CreateJoinToken(ctx context.Context, req *connect.Request[apiv1
 	return answer(c, &apiv1.CreateJoinTokenResponse{JoinToken: s.cfg.JoinToken(token.Secret), ExpiresAt: timestamppb.New(token.ExpiresAt)}, nil)
 }
 
-// DeleteCluster removes a cluster with its agents and grants.
+// DeleteCluster removes a cluster with its agents and grants. First everybody's
+// access ends and the agents take down what they made; the cluster itself goes
+// once they have said so. Until then it is listed as being removed, so that one
+// that was away hears of it and brings in the rest of its log.
 func (s *Server) DeleteCluster(ctx context.Context, req *connect.Request[apiv1.DeleteClusterRequest], stream *connect.ServerStream[apiv1.Effect]) error {
 	c, err := s.begin(ctx, s.clusterScope(req.Msg.Cluster), "cluster", "delete", "cluster "+req.Msg.Cluster)
 	if err != nil {
 		return err
 	}
-	_, rev, err := s.cfg.Directory.DeleteCluster(ctx, req.Msg.Cluster)
-	return c.effects(rev, err, stream)
+	cluster, rev, err := s.cfg.Directory.RetireCluster(ctx, req.Msg.Cluster)
+	if err := c.effects(rev, err, stream); err != nil {
+		return err
+	}
+	if !req.Msg.Force {
+		unclean, err := s.cfg.Unclean(ctx, cluster.Id)
+		if err != nil || len(unclean) > 0 {
+			return status.Of(err)
+		}
+	}
+	_, _, err = s.cfg.Directory.DeleteCluster(ctx, cluster.Id)
+	return status.Of(err)
 }
 
 // RemoveAgent takes a replica out of service for good.

@@ -22,6 +22,9 @@ type Config struct {
 	// Effects streams what the agents concerned do about a narrowing change, and
 	// ends when each has confirmed or is named as not reached.
 	Effects func(ctx context.Context, revision uint64, send func(*apiv1.Effect) error) error
+	// Unclean lists a cluster's agents that have not confirmed its newest policy in
+	// full.
+	Unclean func(ctx context.Context, clusterID string) ([]string, error)
 	// Agent says how an agent is; Addresses where a member of the overlay is.
 	Agent     func(agentID string) *apiv1.AgentStatus
 	Addresses func(memberID string) (online bool, addrs []string)

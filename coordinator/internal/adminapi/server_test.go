@@ -33,6 +33,7 @@ type service struct {
 	caller  *caller.Caller
 	records []*audit.Event
 	diskErr error
+	unclean []string // agents that have not confirmed
 }
 
 func newService(t *testing.T) *service {
@@ -46,6 +47,11 @@ func newService(t *testing.T) *service {
 		Directory: dir,
 		Effects: func(_ context.Context, rev uint64, send func(*apiv1.Effect) error) error {
 			return send(&apiv1.Effect{Kind: &apiv1.Effect_Committed{Committed: &apiv1.Committed{Revision: rev}}})
+		},
+		Unclean: func(context.Context, string) ([]string, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.unclean, nil
 		},
 		Agent:          func(string) *apiv1.AgentStatus { return &apiv1.AgentStatus{} },
 		Addresses:      func(string) (bool, []string) { return false, nil },
@@ -321,5 +327,46 @@ func TestFollowingTheAuditEndsWithTheRightToIt(t *testing.T) {
 				t.Errorf("the stream ended with %v, want %v", stream.Err(), tc.code)
 			}
 		})
+	}
+}
+
+func TestClusterGoesOnceItsAgentsAreDone(t *testing.T) {
+	s := newService(t)
+	s.fill(t)
+	s.unclean = []string{"agt-aaaaaaaaaaaaaaaa"}
+	remove := func(force bool) {
+		t.Helper()
+		stream := must[*connect.ServerStreamForClient[apiv1.Effect]](t)(
+			s.DeleteCluster(t.Context(), connect.NewRequest(&apiv1.DeleteClusterRequest{Cluster: "edge-aws", Force: force})))
+		for stream.Receive() {
+		}
+		if err := stream.Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there := func() *apiv1.Cluster { c, _ := s.dir.Snapshot().Cluster("edge-aws"); return c }
+
+	remove(false)
+	if c := there(); c == nil || !c.Retired {
+		t.Fatalf("while an agent has not confirmed, the cluster is %v", c)
+	}
+	remove(false) // again, as the command says
+	if there() == nil {
+		t.Error("it went the second time, unconfirmed")
+	}
+	s.mu.Lock()
+	s.unclean = nil
+	s.mu.Unlock()
+	remove(false)
+	if there() != nil {
+		t.Error("it stays although its agents are done")
+	}
+
+	s.unclean = []string{"agt-aaaaaaaaaaaaaaaa"}
+	must[*connect.Response[apiv1.CreateClusterResponse]](t)(s.CreateCluster(t.Context(),
+		connect.NewRequest(&apiv1.CreateClusterRequest{Name: "edge-aws", Project: "aws", Ceiling: "view"})))
+	remove(true)
+	if there() != nil {
+		t.Error("force was not enough")
 	}
 }

@@ -88,7 +88,11 @@ func clusterList() *cli.Command {
 			}
 			var rows [][]string
 			for _, cl := range res.Msg.Clusters {
-				row := []string{cl.Cluster.Name, cl.Project, "no agent yet", "-", "-", "-"}
+				name := cl.Cluster.Name
+				if cl.Cluster.Retired {
+					name += " (being removed)"
+				}
+				row := []string{name, cl.Project, "no agent yet", "-", "-", "-"}
 				for i, a := range cl.Agents {
 					if i > 0 {
 						row = []string{cl.Cluster.Name, cl.Project, "", "", "", ""}
@@ -131,14 +135,25 @@ func clusterToken() *cli.Command {
 }
 
 func clusterRemove() *cli.Command {
-	return verb("remove", "remove a cluster with its agents and grants, and wait for the agents", "sallyportctl cluster remove edge-1",
-		[]string{"CLUSTER"}, nil, func(c *cli.Context, s *session) error {
-			stream, err := s.admin.DeleteCluster(c.Context, connect.NewRequest(&apiv1.DeleteClusterRequest{Cluster: c.Args().First()}))
+	return verb("remove", "remove a cluster with its agents and grants, once the agents have taken down what they made", "sallyportctl cluster remove edge-1",
+		[]string{"CLUSTER"}, []cli.Flag{&cli.BoolFlag{Name: "force", Usage: "do not insist on the agents: one that is away is never heard again"}},
+		func(c *cli.Context, s *session) error {
+			stream, err := s.admin.DeleteCluster(c.Context, connect.NewRequest(&apiv1.DeleteClusterRequest{Cluster: c.Args().First(), Force: c.Bool("force")}))
 			if err != nil {
 				return err
 			}
-			return effects(c, stream)
+			return retired(effects(c, stream), c)
 		})
+}
+
+// retired says what becomes of a cluster that some agent has not left yet.
+func retired(err error, c *cli.Context) error {
+	if process.ExitCode(err) != exitNotReached || c.Bool("force") {
+		return err
+	}
+	name := c.Args().First()
+	return process.WithExitCode(process.Hint(fmt.Errorf("nobody has access to %s any more, but it stays until its agents have cleaned up", name),
+		"when they were heard, or with --force for good: sallyportctl cluster remove "+name), exitNotReached)
 }
 
 func clusterRemoveAgent() *cli.Command {

@@ -121,7 +121,7 @@ func (c *coordinator) enrollConfig() enroll.Config {
 
 func (c *coordinator) adminConfig() adminapi.Config {
 	return adminapi.Config{
-		Directory: c.directory, Effects: c.effects, Agent: c.agentStatus, Addresses: c.addresses,
+		Directory: c.directory, Effects: c.effects, Unclean: c.publish.Unclean, Agent: c.agentStatus, Addresses: c.addresses,
 		Bundle: func(snap *directory.Snapshot, clusterID string) *apiv1.Bundle {
 			return publish.BundleFor(snap, clusterID, c.issuer())
 		},

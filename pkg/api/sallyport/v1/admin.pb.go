@@ -2011,8 +2011,10 @@ func (x *CreateJoinTokenResponse) GetExpiresAt() *timestamppb.Timestamp {
 }
 
 type DeleteClusterRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Cluster string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Remove it also if an agent has not confirmed that everything is gone there.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2052,6 +2054,13 @@ func (x *DeleteClusterRequest) GetCluster() string {
 		return x.Cluster
 	}
 	return ""
+}
+
+func (x *DeleteClusterRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 type RemoveAgentRequest struct {
@@ -3445,9 +3454,10 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"join_token\x18\x01 \x01(\tR\tjoinToken\x129\n" +
 	"\n" +
-	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"0\n" +
+	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"F\n" +
 	"\x14DeleteClusterRequest\x12\x18\n" +
-	"\acluster\x18\x01 \x01(\tR\acluster\"*\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"*\n" +
 	"\x12RemoveAgentRequest\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\"1\n" +
 	"\x13RemoveAgentResponse\x12\x1a\n" +
