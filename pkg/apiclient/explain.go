@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -82,6 +83,11 @@ func NotACoordinator(err error) bool {
 	var redirect *redirectError
 	if errors.As(err, &redirect) {
 		return true
+	}
+	// An answer that broke off tells nothing about who gave it. The stream error of
+	// net/http has no type that others could ask for.
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || strings.Contains(e.Message(), "stream error: ") {
+		return false
 	}
 	var transport *url.Error
 	return !errors.As(err, &transport) && e.Code() != connect.CodeUnavailable &&

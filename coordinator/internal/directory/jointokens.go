@@ -1,8 +1,10 @@
 package directory
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -137,7 +139,8 @@ type Join struct {
 	Version        string
 }
 
-// RedeemJoinToken turns a token into an agent, once. The first agent binds the
+// RedeemJoinToken turns a token into an agent, once; the agent that did so may
+// ask again with the same keys, since its answer may have been lost. The first agent binds the
 // cluster to the UID of its kube-system namespace; an agent in another cluster
 // is refused then, and the token stays good. A replica that comes with a fresh
 // token and the key it has already is the same agent again.
@@ -154,6 +157,11 @@ func (d *Directory) RedeemJoinToken(ctx context.Context, j Join) (*apiv1.Agent, 
 	}
 	return change(ctx, d, func(tx store.Txn) (*apiv1.Agent, error) {
 		key, token, err := d.useJoinToken(tx, j.Token)
+		if e, ok := errors.AsType[*TokenError](err); ok && e.Problem == TokenUsed && d.now().Before(token.ExpiresAt) {
+			if a, getErr := agents.get(tx, token.AgentID); getErr == nil && isFrom(tx, a, j) {
+				return a, nil
+			}
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -192,4 +200,11 @@ func (d *Directory) RedeemJoinToken(ctx context.Context, j Join) (*apiv1.Agent, 
 		}
 		return a, agents.put(tx, a.Id, a)
 	})
+}
+
+// isFrom reports whether an agent is the one that presents j.
+func isFrom(tx store.Txn, a *apiv1.Agent, j Join) bool {
+	c, err := clusters.get(tx, a.ClusterId)
+	return err == nil && !a.Removed && !c.Retired && c.KubeSystemUid == j.KubeSystemUID &&
+		bytes.Equal(a.KeySha256, j.KeySHA256[:]) && a.CheckpointVkey == j.CheckpointVKey
 }

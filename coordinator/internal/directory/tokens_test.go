@@ -64,14 +64,25 @@ func TestJoinTokenWorksOnceForItsCluster(t *testing.T) {
 		t.Errorf("second replica: %v", second)
 	}
 
-	// A replica whose answer was lost comes again with a fresh token.
+	// A replica whose answer was lost comes again, with all that it had.
+	if a := ok[*apiv1.Agent](t)(f.RedeemJoinToken(ctx, join(again, "uid-edge-1", 91))); a.Id != second.Id || len(f.Snapshot().AgentsOf(c.Id)) != 2 {
+		t.Errorf("asking again made %s of %s", a.Id, second.Id)
+	}
+	other := join(again, "uid-edge-1", 91)
+	other.CheckpointVKey = "another"
+	for _, j := range []Join{join(again, "uid-edge-1", 92), join(again, "uid-of-another", 91), other} {
+		if _, _, err := f.RedeemJoinToken(ctx, j); problem(err) != TokenUsed {
+			t.Errorf("a used token, presented by another: %v", err)
+		}
+	}
+	// Or with a fresh token.
 	third := ok[JoinToken](t)(f.CreateJoinToken(ctx, "edge-1", 0))
 	if a := ok[*apiv1.Agent](t)(f.RedeemJoinToken(ctx, join(third, "uid-edge-1", 91))); a.Id != second.Id {
 		t.Errorf("the same key became %s, was %s", a.Id, second.Id)
 	}
 	f.cluster("edge-2", "aws")
-	other := ok[JoinToken](t)(f.CreateJoinToken(ctx, "edge-2", 0))
-	if _, _, err := f.RedeemJoinToken(ctx, join(other, "uid-edge-2", 91)); err == nil {
+	elsewhere := ok[JoinToken](t)(f.CreateJoinToken(ctx, "edge-2", 0))
+	if _, _, err := f.RedeemJoinToken(ctx, join(elsewhere, "uid-edge-2", 91)); err == nil {
 		t.Error("one key is an agent of two clusters")
 	}
 }
@@ -91,7 +102,7 @@ func TestJoinTokenProblemsAreToldApart(t *testing.T) {
 	}
 	token.Secret = " " + token.Secret + "\n" // as pasted
 	ok[*apiv1.Agent](t)(f.RedeemJoinToken(ctx, join(token, "uid-edge-1", 1)))
-	_, _, err := f.RedeemJoinToken(ctx, join(token, "uid-edge-1", 1))
+	_, _, err := f.RedeemJoinToken(ctx, join(token, "uid-edge-1", 2))
 	if problem(err) != TokenUsed || strings.Contains(err.Error(), strings.TrimSpace(token.Secret)) || Hint(err) == "" {
 		t.Errorf("used: %v", err)
 	}

@@ -5,10 +5,13 @@ import (
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"path/filepath"
 	"time"
 
 	"connectrpc.com/connect"
@@ -26,7 +29,8 @@ const callTimeout = 30 * time.Second
 
 // Config says how to enrol.
 type Config struct {
-	// Dir gets the identity. It must exist and hold none.
+	// Dir gets the identity. It must exist and hold none, but perhaps the keys of
+	// an enrolment whose answer was lost.
 	Dir string
 	// Token is the join token.
 	Token pki.JoinToken
@@ -36,10 +40,38 @@ type Config struct {
 	Version string
 }
 
-// Enroll turns a join token into an identity. It writes nothing before the
-// coordinator has answered.
+// Enroll turns a join token into an identity. The keys are on disk before the
+// token is spent: an agent that dies before it has the answer, or never gets it,
+// comes with the same keys again, and the coordinator knows them. After an error
+// that leaves no doubt nothing stays behind.
 func Enroll(ctx context.Context, cfg Config) (*Identity, error) {
-	key, err := pki.GenerateKey()
+	id, err := enroll(ctx, cfg)
+	if err != nil && !inDoubt(err) {
+		forgetKeys(cfg.Dir)
+	}
+	return id, err
+}
+
+// inDoubt reports whether the coordinator may have enrolled us all the same.
+func inDoubt(err error) bool {
+	var (
+		call *connect.Error
+		dial *net.OpError
+		cert *tls.CertificateVerificationError
+	)
+	switch {
+	case !errors.As(err, &call): // it has answered, and we do not take it
+		return false
+	case connect.IsWireError(err):
+		return call.Code() == connect.CodeInternal || call.Code() == connect.CodeUnavailable
+	case apiclient.NotACoordinator(err), errors.As(err, &cert), errors.Is(err, pki.ErrPin), errors.As(err, &dial) && dial.Op == "dial":
+		return false
+	}
+	return true
+}
+
+func enroll(ctx context.Context, cfg Config) (*Identity, error) {
+	key, err := pki.LoadOrCreateKey(filepath.Join(cfg.Dir, keyFile))
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +80,7 @@ func Enroll(ctx context.Context, cfg Config) (*Identity, error) {
 		return nil, err
 	}
 	// The key takes the name of its log, which is not known yet, when it signs.
-	skey, vkey, err := audit.NewKey("sallyport-agent")
+	skey, vkey, err := audit.LoadKey(filepath.Join(cfg.Dir, checkpointFile), "sallyport-agent")
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +106,7 @@ func Enroll(ctx context.Context, cfg Config) (*Identity, error) {
 	if err := id.use(e); err != nil {
 		return nil, err
 	}
-	return id, id.save()
+	return id, id.saveEnrolment(e)
 }
 
 // explain says what is wrong with an enrolment, and what to do about it. The

@@ -94,17 +94,43 @@ func TestFailedEnrolmentLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestCrashDuringEnrolmentIsNoEnrolment(t *testing.T) {
-	c, dir := enrolltest.New(t), t.TempDir()
-	mustEnroll(t, c, dir)
-	if err := os.Remove(filepath.Join(dir, "enrolment.json")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := enroll.Load(dir, "1"); !errors.Is(err, fs.ErrNotExist) {
-		t.Fatal(err)
-	}
-	if entries, _ := os.ReadDir(dir); len(entries) != 0 {
-		t.Errorf("left behind: %v", entries)
+func TestDeathOrLossDuringEnrolmentCostsNoToken(t *testing.T) {
+	for name, first := range map[string]func(*enrolltest.Coordinator, enroll.Config) error{
+		"killed before the answer was on disk": func(_ *enrolltest.Coordinator, cfg enroll.Config) error {
+			if _, err := enroll.Enroll(t.Context(), cfg); err != nil {
+				return err
+			}
+			return os.Remove(filepath.Join(cfg.Dir, "enrolment.json"))
+		},
+		"the answer was lost": func(c *enrolltest.Coordinator, cfg enroll.Config) error {
+			c.Lose = 1
+			if _, err := enroll.Enroll(t.Context(), cfg); err == nil {
+				return errors.New("enrolled without an answer")
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, dir := enrolltest.New(t), t.TempDir()
+			cfg := enroll.Config{Dir: dir, Token: c.NewToken(), KubeSystemUID: uid, Version: "1"}
+			if err := first(c, cfg); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := enroll.Load(dir, "1"); !errors.Is(err, fs.ErrNotExist) {
+				t.Fatalf("half an enrolment is loaded: %v", err)
+			}
+			if _, err := enroll.Enroll(t.Context(), cfg); err != nil {
+				t.Fatalf("with the same token: %v", err)
+			}
+			if _, err := enroll.Load(dir, "1"); err != nil || c.Enrolls != 1 {
+				t.Errorf("%v; %d agents were enrolled", err, c.Enrolls)
+			}
+			// The token is nobody else's for that.
+			cfg.Dir = t.TempDir()
+			if _, err := enroll.Enroll(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "used already") {
+				t.Errorf("with another key: %v", err)
+			}
+		})
 	}
 }
 

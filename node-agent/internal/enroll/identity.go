@@ -70,16 +70,10 @@ type Identity struct {
 	client  *apiclient.Client
 }
 
-// Load reads the identity in dir. It is fs.ErrNotExist where there is none, and
-// what an enrolment that failed may have left is removed then.
+// Load reads the identity in dir. It is fs.ErrNotExist where there is none.
 func Load(dir, version string) (*Identity, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, enrolmentFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		for _, f := range []string{keyFile, checkpointFile} {
-			if err := os.Remove(filepath.Join(dir, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return nil, fmt.Errorf("clearing away a failed enrolment: %w", err)
-			}
-		}
 		return nil, fs.ErrNotExist
 	}
 	if err != nil {
@@ -104,15 +98,12 @@ func Load(dir, version string) (*Identity, error) {
 	return id, nil
 }
 
-// save writes the whole identity, the enrolment last.
-func (id *Identity) save() error {
-	if err := pki.SaveKey(filepath.Join(id.dir, keyFile), id.key); err != nil {
-		return fmt.Errorf("saving identity: %w", err)
+// forgetKeys removes the keys of an enrolment that came to nothing. One that
+// cannot be removed is used by the next.
+func forgetKeys(dir string) {
+	for _, f := range []string{keyFile, checkpointFile} {
+		_ = os.Remove(filepath.Join(dir, f))
 	}
-	if err := pki.WriteFile(filepath.Join(id.dir, checkpointFile), []byte(id.Checkpoint+"\n")); err != nil {
-		return fmt.Errorf("saving identity: %w", err)
-	}
-	return id.saveEnrolment(id.e)
 }
 
 func (id *Identity) saveEnrolment(e Enrolment) error {

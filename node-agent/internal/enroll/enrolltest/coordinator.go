@@ -44,12 +44,14 @@ type Coordinator struct {
 	Life time.Duration
 	// Spoil, where set, changes an answer before it goes out.
 	Spoil func(*apiv1.EnrollAgentResponse)
+	// Lose is how many enrolments are done but not answered.
+	Lose int
 
 	root    *x509.Certificate
 	rootKey *ecdsa.PrivateKey
 
 	mu      sync.Mutex
-	tokens  map[string]bool   // secret → used
+	tokens  map[string]string // secret → the agent that used it
 	agents  map[string][]byte // agent id → SPKI of its key
 	Enrolls int
 	Renews  int
@@ -60,7 +62,7 @@ func New(t *testing.T) *Coordinator {
 	t.Helper()
 	c := &Coordinator{
 		ClusterID: identity.NewID(identity.Cluster), TrustDomain: "test.internal", Life: time.Hour,
-		tokens: map[string]bool{}, agents: map[string][]byte{},
+		tokens: map[string]string{}, agents: map[string][]byte{},
 	}
 	var err error
 	if c.rootKey, err = pki.GenerateKey(); err != nil {
@@ -92,7 +94,7 @@ func (c *Coordinator) NewToken() pki.JoinToken {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	secret := rand.Text()
-	c.tokens[secret] = false
+	c.tokens[secret] = ""
 	return pki.JoinToken{Link: c.Link, Secret: secret}
 }
 
@@ -107,13 +109,26 @@ func (c *Coordinator) EnrollAgent(_ context.Context, req *connect.Request[apiv1.
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	used, known := c.tokens[req.Msg.JoinToken]
-	if !known || used {
+	usedBy, known := c.tokens[req.Msg.JoinToken]
+	spki, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return nil, err
+	}
+	// Whoever used it may ask again: his answer was lost.
+	if !known || usedBy != "" && string(c.agents[usedBy]) != string(spki) {
 		return nil, connect.NewError(connect.CodePermissionDenied, errors.New("this join token was used already: it works once"))
 	}
-	c.tokens[req.Msg.JoinToken] = true
-	c.Enrolls++
-	return c.answer(identity.NewID(identity.AgentID), pub)
+	if usedBy == "" {
+		usedBy = identity.NewID(identity.AgentID)
+		c.tokens[req.Msg.JoinToken] = usedBy
+		c.Enrolls++
+	}
+	answer, err := c.answer(usedBy, pub)
+	if c.Lose > 0 {
+		c.Lose--
+		panic(http.ErrAbortHandler)
+	}
+	return answer, err
 }
 
 // RenewAgent implements EnrollService.
