@@ -134,6 +134,10 @@ func ask(ctx context.Context, cfg Config) error {
 	case a.State == localapi.Joined && !a.Open:
 		// Nobody told this device whether there is such a cluster.
 		return process.Hint(fmt.Errorf("no cluster %q is open to you", cfg.Cluster), "sallyport clusters shows those that are")
+	case a.State == localapi.Joined && a.Silent && a.Problem != "":
+		return process.Hint(fmt.Errorf("no agent of %s answers, and the coordinator, whose relay may be what is missing, is not heard: %s", cfg.Cluster, a.Problem), "sallyport status")
+	case a.State == localapi.Joined && a.Silent:
+		return process.Hint(fmt.Errorf("no agent of %s answers: it is offline", cfg.Cluster), "sallyport status shows when it is back; ask who runs the cluster")
 	}
 	return localapi.Status{State: a.State, Problem: a.Problem, Hint: a.Hint}.Err()
 }

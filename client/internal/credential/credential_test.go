@@ -26,7 +26,9 @@ import (
 // daemon answers as it is told to.
 type daemon struct{ access map[string]localapi.Access }
 
-func (d daemon) Access(cluster string) localapi.Access         { return d.access[cluster] }
+func (d daemon) Access(_ context.Context, cluster string) localapi.Access {
+	return d.access[cluster]
+}
 func (daemon) Status(context.Context) (s localapi.Status)      { return s }
 func (daemon) Settled(ctx context.Context) (s localapi.Status) { return s }
 func (daemon) Reload(context.Context) error                    { return nil }
@@ -117,10 +119,15 @@ func TestWhatStandsInTheWayIsOneSentence(t *testing.T) {
 	socket := serve(t, map[string]localapi.Access{
 		"closed":    {State: localapi.Joined},
 		"suspended": {State: localapi.Ended, Problem: "shivam is suspended", Hint: "ask an administrator"},
+		"away":      {State: localapi.Joined, Open: true, Silent: true},
+		"alone":     {State: localapi.Joined, Open: true, Silent: true, Problem: "nothing listens at https://c"},
 		"lost":      {State: localapi.Joining, Problem: "the coordinator took this device off the overlay", Open: true},
 	})
 	for name, test := range map[string]struct{ socket, cluster, want, hint string }{
-		"closed":    {socket, "closed", `no cluster "closed" is open to you`, "sallyport clusters shows those that are"},
+		"closed": {socket, "closed", `no cluster "closed" is open to you`, "sallyport clusters shows those that are"},
+		"away":   {socket, "away", "no agent of away answers: it is offline", "sallyport status shows when it is back; ask who runs the cluster"},
+		"alone": {socket, "alone", "no agent of alone answers, and the coordinator, whose relay may be what is missing, is not heard: nothing listens at https://c",
+			"sallyport status"},
 		"no daemon": {socket + "x", "edge-1", "the sallyport daemon is not running", "sallyport up"},
 		"suspended": {socket, "suspended", "shivam is suspended", "ask an administrator"},
 		"lost":      {socket, "lost", "not on the overlay: the coordinator took this device off the overlay", "sallyport status shows when it has joined"},

@@ -17,16 +17,6 @@ import (
 // pingTimeout bounds how long a status waits for a path's latency.
 const pingTimeout = 800 * time.Millisecond
 
-// Access tells the credential plugin whether a cluster is open.
-func (d *Daemon) Access(cluster string) localapi.Access {
-	var a localapi.Access
-	d.state.get(func(s *state) {
-		a.State, a.Problem, a.Hint = s.stage()
-		a.Open = slices.ContainsFunc(s.clusters, func(c localapi.Cluster) bool { return c.Name == cluster })
-	})
-	return a
-}
-
 // Settled waits until the device is on the overlay and the coordinator was heard,
 // or is away and it goes without, or the session is over.
 func (d *Daemon) Settled(ctx context.Context) localapi.Status {

@@ -16,9 +16,11 @@ type backend struct{ stopped chan struct{} }
 
 func (backend) Status(context.Context) Status  { return Status{State: Joined, PID: os.Getpid()} }
 func (backend) Settled(context.Context) Status { return Status{State: Joined} }
-func (backend) Access(cluster string) Access   { return Access{State: Joined, Open: cluster == "edge-1"} }
-func (backend) Reload(context.Context) error   { return errors.New("another coordinator") }
-func (b backend) Stop()                        { close(b.stopped) }
+func (backend) Access(_ context.Context, cluster string) Access {
+	return Access{State: Joined, Open: cluster == "edge-1"}
+}
+func (backend) Reload(context.Context) error { return errors.New("another coordinator") }
+func (b backend) Stop()                      { close(b.stopped) }
 
 func serve(t *testing.T, uid int) (*Client, backend) {
 	t.Helper()

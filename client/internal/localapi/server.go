@@ -18,7 +18,8 @@ type Backend interface {
 	Status(ctx context.Context) Status
 	// Settled returns once the daemon has joined or given up, or ctx ends.
 	Settled(ctx context.Context) Status
-	Access(cluster string) Access
+	// Access waits for a cluster that is not known to answer, for a while.
+	Access(ctx context.Context, cluster string) Access
 	// Reload takes up the session that is in the home now, or that there is none.
 	Reload(ctx context.Context) error
 	// Stop ends the daemon. It returns before the daemon is gone.
@@ -107,7 +108,7 @@ func handler(b Backend) http.Handler {
 		answer(w, b.Status(r.Context()))
 	})
 	mux.HandleFunc("GET /v1/access", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, b.Access(r.URL.Query().Get("cluster")))
+		answer(w, b.Access(r.Context(), r.URL.Query().Get("cluster")))
 	})
 	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, r *http.Request) {
 		if err := b.Reload(r.Context()); err != nil {

@@ -93,6 +93,9 @@ type Access struct {
 	State   State  `json:"state"`
 	Problem string `json:"problem,omitempty"`
 	Hint    string `json:"hint,omitempty"`
+	// Silent says that no agent of the cluster answered for a while, and that the
+	// coordinator, where it is heard, does not hear one either.
+	Silent bool `json:"silent,omitempty"`
 	// Open says whether the cluster is open to this person. It does not tell a
 	// cluster that is closed from one that does not exist: nobody told us either.
 	Open bool `json:"open"`
