@@ -128,6 +128,24 @@ func (h Home) write(p *Profile) error {
 	return pki.WriteFile(h.Path(profileFile), append(data, '\n'))
 }
 
+// Renounce ends the session on this machine and removes the device key: the next
+// login is that of a new device.
+func (h Home) Renounce() error {
+	err := h.Update(func(p *Profile) bool {
+		had := p.Session != nil
+		p.Session = nil
+		return had
+	})
+	if err != nil && !errors.Is(err, ErrNotLoggedIn) {
+		return err
+	}
+	// A crash before this leaves the old key without a session: as after a logout.
+	if err := os.Remove(h.Path(keyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing the device key: %w", err)
+	}
+	return nil
+}
+
 // LoadSession is Load for those who need a session that is running now.
 func (h Home) LoadSession(now time.Time) (*Profile, error) {
 	p, err := h.Load()

@@ -82,10 +82,10 @@ func (p *Person) Start(name string, args ...string) (*Process, error) {
 }
 
 // Login runs `sallyport login` and does in the browser what the person would.
-func (p *Person) Login(ctx context.Context) error {
+func (p *Person) Login(ctx context.Context, flags ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, p.w.bin("sallyport"), "login", "--print-url", p.w.Coordinator.Login)
+	cmd := exec.CommandContext(ctx, p.w.bin("sallyport"), append([]string{"login", "--print-url", p.w.Coordinator.Login}, flags...)...)
 	cmd.Env = append(os.Environ(), p.Env()...)
 	var printed, said strings.Builder
 	cmd.Stdout = &printed // written by a goroutine of cmd's until Wait

@@ -27,6 +27,7 @@ func loginCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "no-browser", Usage: "show a code to approve in a browser on any machine"},
 			&cli.BoolFlag{Name: "print-url", Usage: "print the address to open in a browser on this machine, and open nothing"},
+			&cli.BoolFlag{Name: "new-device", Usage: "forget this device's key and log in as a new device (after it was revoked)"},
 			&cli.DurationFlag{Name: "timeout", Value: 5 * time.Minute, Usage: "how long to wait for you"},
 		},
 	}, 1, runLogin)
@@ -36,6 +37,11 @@ func runLogin(c *cli.Context, h *here) error {
 	link, err := linkFor(h.home, c.Args().First())
 	if err != nil {
 		return err
+	}
+	if c.Bool("new-device") {
+		if err := h.home.Renounce(); err != nil {
+			return err
+		}
 	}
 	cfg := login.Config{
 		Home: h.home, Link: link, Open: login.Browser, Terminal: h.err,

@@ -13,7 +13,7 @@ import (
 const (
 	// reachTime is how long a kubectl waits for an agent that may just be
 	// restarting, before it is told that none answers.
-	reachTime = 8 * time.Second
+	reachTime = 5 * time.Second
 	// knockTime is for one answer, through a relay far away too.
 	knockTime = time.Second
 )

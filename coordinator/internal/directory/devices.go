@@ -13,7 +13,7 @@ const deviceKeyPrefix = "devicekey/" // + hex SHA-256 of the key → device id
 
 var errDeviceRevoked = &RefusedError{
 	"this device was revoked",
-	"start with a new one: remove SALLYPORT_HOME (~/.sallyport) and run sallyport login",
+	"sallyport login --new-device",
 }
 
 // DeviceSpec is what a device says of itself when it enrols.
