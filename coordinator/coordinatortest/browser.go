@@ -42,15 +42,21 @@ func NewBrowser(cfg *tls.Config) (*Browser, error) {
 	}}, nil
 }
 
-// StopAtLoopback makes the browser show a redirect to a terminal's listener
-// (http on a loopback address) as a page instead of following it.
-func (b *Browser) StopAtLoopback() {
+// StopAt makes the browser show a redirect to an address that stop picks as a
+// page instead of following it.
+func (b *Browser) StopAt(stop func(*url.URL) bool) {
 	b.client.CheckRedirect = func(r *http.Request, _ []*http.Request) error {
-		if r.URL.Scheme == "http" && net.ParseIP(r.URL.Hostname()).IsLoopback() {
+		if stop(r.URL) {
 			return http.ErrUseLastResponse
 		}
 		return nil
 	}
+}
+
+// StopAtLoopback makes the browser show a redirect to a terminal's listener
+// (http on a loopback address) as a page instead of following it.
+func (b *Browser) StopAtLoopback() {
+	b.StopAt(func(u *url.URL) bool { return u.Scheme == "http" && net.ParseIP(u.Hostname()).IsLoopback() })
 }
 
 // Page is what the browser shows.

@@ -43,8 +43,10 @@ type Config struct {
 	// link out of its one.
 	JoinToken  func(secret string) string
 	WelcomeURL func(secret string) string
-	Version    string
-	Log        *slog.Logger
+	// Issuers are the upstream providers, by name.
+	Issuers map[string]string
+	Version string
+	Log     *slog.Logger
 }
 
 // Server serves AdminService.

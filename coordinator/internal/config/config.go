@@ -188,6 +188,9 @@ func (c *Config) Complete() error {
 	}
 	c.Session.lifetime = d
 
+	if err := c.Login.complete(); err != nil {
+		return err
+	}
 	fill(&c.Log.Level, "info")
 	fill(&c.Log.Format, "text")
 	switch c.Log.Level {

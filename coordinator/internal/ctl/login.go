@@ -21,3 +21,36 @@ func userResetMFA() *cli.Command {
 			return show(c, res.Msg, userHeader, [][]string{userRow(res.Msg.User)})
 		})
 }
+
+var providerFlag = func() cli.Flag {
+	return &cli.StringFlag{Name: "provider", Required: true, Usage: "`NAME` of the upstream provider in the coordinator's configuration"}
+}
+
+func userLink() *cli.Command {
+	return verb("link", "let a user log in through an upstream provider, as a subject of it",
+		"sallyportctl user link shivam --provider corp --subject 00u1a2b3", []string{"USER"},
+		[]cli.Flag{providerFlag(), &cli.StringFlag{Name: "subject", Required: true, Usage: "the user's `ID` there (the claim sub), not an address"}},
+		func(c *cli.Context, s *session) error {
+			res, err := s.admin.LinkIdentity(c.Context, connect.NewRequest(&apiv1.LinkIdentityRequest{
+				User: c.Args().First(), Provider: c.String("provider"), Subject: c.String("subject"),
+			}))
+			if err != nil {
+				return err
+			}
+			return show(c, res.Msg, userHeader, [][]string{userRow(res.Msg.User)})
+		})
+}
+
+func userUnlink() *cli.Command {
+	return verb("unlink", "undo link, and end what the user was logged in with",
+		"sallyportctl user unlink shivam --provider corp", []string{"USER"}, []cli.Flag{providerFlag()},
+		func(c *cli.Context, s *session) error {
+			res, err := s.admin.UnlinkIdentity(c.Context, connect.NewRequest(&apiv1.UnlinkIdentityRequest{
+				User: c.Args().First(), Provider: c.String("provider"),
+			}))
+			if err != nil {
+				return err
+			}
+			return show(c, res.Msg, userHeader, [][]string{userRow(res.Msg.User)})
+		})
+}

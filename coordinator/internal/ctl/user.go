@@ -28,7 +28,7 @@ func whoami() *cli.Command {
 }
 
 func users() *cli.Command {
-	return noun("user", "people and what they may administer", userAdd(), userList(), userRemove(), userPassword(), userSuspend(), userResume(), userResetMFA(), userAdmin())
+	return noun("user", "people and what they may administer", userAdd(), userList(), userRemove(), userPassword(), userSuspend(), userResume(), userResetMFA(), userLink(), userUnlink(), userAdmin())
 }
 
 var passwordFlag = &cli.BoolFlag{Name: "password-stdin", Usage: "read the password from standard input"}
@@ -165,7 +165,7 @@ func userRow(u *apiv1.User) []string {
 	switch {
 	case u.Suspended:
 		state = "suspended"
-	case !u.HasPassword:
+	case !u.HasPassword && len(u.Identities) == 0:
 		state = "no password yet"
 	}
 	return []string{u.Name, u.Id, state, adminRoles(u.Admin), when(u.CreatedAt)}

@@ -90,6 +90,7 @@ func (d *Directory) DeleteUser(ctx context.Context, user string) (*apiv1.User, u
 		users.release(tx, u.Name)
 		tx.Delete(passwordPrefix + u.Id)
 		tx.Delete(secondFactorPrefix + u.Id)
+		deleteIdentities(tx, u)
 		if err := deleteWelcomes(tx, u.Id); err != nil {
 			return nil, err
 		}

@@ -105,16 +105,22 @@ func (a *App) wasUsed(ctx context.Context, c challenge) (bool, error) {
 	return there, err
 }
 
-// pruneUsed forgets challenges that Hydra has forgotten long ago.
+// pruneUsed forgets challenges, and logout tokens, that Hydra has forgotten long ago.
 func (a *App) pruneUsed(ctx context.Context) error {
 	_, err := a.cfg.Store.Update(ctx, func(tx store.Txn) error {
-		return tx.List(challengePrefix, func(it store.Item) error {
-			var u used
-			if err := json.Unmarshal(it.Value, &u); err != nil || a.cfg.Now().After(u.At.Add(keepUsed)) {
-				tx.Delete(it.Key)
+		for _, prefix := range []string{challengePrefix, logoutPrefix} {
+			err := tx.List(prefix, func(it store.Item) error {
+				var u used
+				if err := json.Unmarshal(it.Value, &u); err != nil || a.cfg.Now().After(u.At.Add(keepUsed)) {
+					tx.Delete(it.Key)
+				}
+				return nil
+			})
+			if err != nil {
+				return err
 			}
-			return nil
-		})
+		}
+		return nil
 	})
 	return err
 }

@@ -21,6 +21,13 @@
 //   - A device elsewhere is approved by a click on a page that shows it, by
 //     somebody who has logged in for this visit, and by nothing else. The approval
 //     is for that device's key (docs/decisions/0006).
+//   - Somebody who comes through an upstream provider is known by issuer and
+//     subject. The answer is good in the browser that left for the provider, once
+//     (sealed cookie, state, nonce, PKCE). Groups are what the provider says, at
+//     each login and refresh, and its refusal or logout is the next auth
+//     generation.
+//   - A second factor's codes work once each, and what the store holds of them is
+//     sealed with a key that is not in it.
 //   - Hydra's admin API is root-equivalent. It is called here and reachable
 //     through nothing here: PublicProxy passes a short list of public paths.
 //   - Pages need no script and allow none, load nothing from elsewhere, and

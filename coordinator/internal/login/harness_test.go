@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sallyport-mesh/sallyport/coordinator/coordinatortest"
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/directory"
@@ -26,6 +27,7 @@ import (
 	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
 	"github.com/sallyport-mesh/sallyport/pkg/audit"
 	"github.com/sallyport-mesh/sallyport/test/parts"
+	"github.com/sallyport-mesh/sallyport/test/upstream"
 )
 
 // front is the coordinator's TLS port for all tests of this package: its URL is
@@ -34,6 +36,8 @@ var front struct {
 	server  *httptest.Server
 	current atomic.Pointer[http.Handler]
 	hydra   *parts.RunningHydra
+	// upstream is the provider through which people log in too.
+	upstream *upstream.Provider
 }
 
 func TestMain(m *testing.M) {
@@ -61,16 +65,28 @@ func withHydra(run func() int) (int, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	front.hydra, err = parts.StartHydra(ctx, parts.HydraConfig{
-		Dir: filepath.Join(dir, "hydra"), Issuer: front.server.URL,
-		LoginURL: front.server.URL + "/login", ConsentURL: front.server.URL + "/consent", LogoutURL: front.server.URL + "/logout",
+	var group errgroup.Group // both take a few seconds to start
+	group.Go(func() (err error) {
+		front.hydra, err = parts.StartHydra(ctx, parts.HydraConfig{
+			Dir: filepath.Join(dir, "hydra"), Issuer: front.server.URL,
+			LoginURL: front.server.URL + "/login", ConsentURL: front.server.URL + "/consent", LogoutURL: front.server.URL + "/logout",
+		})
+		return err
 	})
-	if err != nil {
+	group.Go(func() (err error) {
+		front.upstream, err = upstream.Start(ctx, upstream.Config{
+			Dir: filepath.Join(dir, "upstream"), Coordinator: front.server.URL, Name: "corp",
+			Transport: &http.Transport{TLSClientConfig: tlsConfig()},
+		})
+		return err
+	})
+	if err := group.Wait(); err != nil {
 		return 0, err
 	}
 	defer func() {
 		stop()
 		<-front.hydra.Done()
+		_ = front.upstream.Stop() // it is over either way
 	}()
 	return run(), nil
 }
@@ -98,7 +114,7 @@ var aKey [32]byte
 
 const password = "correct horse battery"
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t *testing.T, change ...func(*Config)) *fixture {
 	t.Helper()
 	f := &fixture{t: t, store: storetest.New(t)}
 	var err error
@@ -108,7 +124,7 @@ func newFixture(t *testing.T) *fixture {
 	if f.user, _, err = f.dir.CreateUser(t.Context(), directory.UserSpec{Name: "shivam", DisplayName: "Shivam", Password: password}); err != nil {
 		t.Fatal(err)
 	}
-	f.App, err = New(t.Context(), Config{
+	cfg := Config{
 		Directory: f.dir, Store: f.store, URL: front.server.URL, Name: "example mesh",
 		HydraAdmin: front.hydra.Admin, HydraPublic: front.hydra.Public,
 		SealKey: make([]byte, 32),
@@ -119,8 +135,11 @@ func newFixture(t *testing.T) *fixture {
 			f.records = append(f.records, e)
 			return nil
 		},
-	})
-	if err != nil {
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	if f.App, err = New(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.EnsureClient(t.Context()); err != nil {

@@ -45,6 +45,8 @@ type Config struct {
 	// RequireSecondFactor makes everyone with a password set one up at the next
 	// login.
 	RequireSecondFactor bool
+	// Providers are upstream OpenID providers through which people log in too.
+	Providers []Provider
 	// Record puts an act on record, durably. Required.
 	Record func(ctx context.Context, e *audit.Event) error
 	// Now is the clock; nil means time.Now.
@@ -71,11 +73,12 @@ type App struct {
 	key   []byte // of cookies and form tokens
 	pages *pages
 
-	vault   *sealer          // of what the store keeps for us
-	cookies *sealer          // of what a browser keeps for us
-	inner   *http.Client     // to Hydra's public API, as the proxy speaks to it
-	guesses *backoff.Limiter // at codes
-	paces   *paces           // of devices that wait
+	vault     *sealer                      // of what the store keeps for us
+	cookies   *sealer                      // of what a browser keeps for us
+	inner     *http.Client                 // to Hydra's public API, as the proxy speaks to it
+	upstreams map[string]*upstreamProvider // by name
+	guesses   *backoff.Limiter             // at codes
+	paces     *paces                       // of devices that wait
 }
 
 // keyRecord holds the key in the store: a restart ends no login on its way.
@@ -119,6 +122,10 @@ func New(ctx context.Context, cfg Config) (*App, error) {
 	if a.cookies, err = newSealer(a.mac([]byte("cookies"))); err != nil {
 		return nil, fmt.Errorf("login: %w", err)
 	}
+	a.upstreams = make(map[string]*upstreamProvider)
+	for _, p := range cfg.Providers {
+		a.upstreams[p.Name] = a.newUpstream(p)
+	}
 	a.inner, a.guesses, a.paces = a.innerClient(), backoff.New(cfg.Now), newPaces()
 	return a, nil
 }
@@ -157,6 +164,10 @@ func (a *App) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /login", a.showLogin)
 	mux.HandleFunc("POST /login", a.postLogin)
+	mux.HandleFunc("GET "+providerPath+"{provider}", a.goUpstream)
+	mux.HandleFunc("GET "+providerPath+"{provider}/callback", a.returnUpstream)
+	mux.HandleFunc("POST "+providerPath+"{provider}/logout", a.backChannel)
+	mux.HandleFunc("GET /account/link/{provider}", a.visiting(a.goLink))
 	mux.HandleFunc("POST /login/second", a.postSecond)
 	mux.HandleFunc("GET /account/second-factor", a.visiting(a.showFactor))
 	mux.HandleFunc("POST /account/second-factor", a.visiting(a.postFactor))

@@ -21,6 +21,7 @@ type loginView struct {
 	Port             string // of the loopback listener that waits; "" if none does
 	User             string // what was typed before
 	Problem          string
+	Providers        []button
 }
 
 // open checks what every request for a question needs: a challenge in its
@@ -75,7 +76,7 @@ func (a *App) loginView(w http.ResponseWriter, r *http.Request, c challenge, tok
 	}
 	return loginView{
 		Challenge: c.text, Token: token, Application: application(client), Port: port(req.GetRequestUrl()),
-		Pages: client.GetClientId() == PagesClientID,
+		Pages: client.GetClientId() == PagesClientID, Providers: a.buttons(),
 	}, true
 }
 

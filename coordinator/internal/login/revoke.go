@@ -38,11 +38,19 @@ const firstRetry, lastRetry = 500 * time.Millisecond, 30 * time.Second
 // Hydra that lost its database, and challenges that are long over.
 const chore = 10 * time.Minute
 
-// Run registers the client, delivers the outbox of revocations and forgets old
-// challenges, until ctx ends. Hydra may be away at any time: nothing waits for
+// Run registers the clients, delivers the outbox of revocations, asks upstream
+// providers again and forgets old challenges, until ctx ends. Hydra may be away at any time: nothing waits for
 // this but the outbox itself.
 func (a *App) Run(ctx context.Context) error {
 	a.retry(ctx, "registering the client at hydra failed", a.EnsureClient)
+	if len(a.upstreams) > 0 {
+		done := make(chan struct{})
+		defer func() { <-done }()
+		go func() {
+			defer close(done)
+			a.watchUpstreams(ctx)
+		}()
+	}
 	tick := time.NewTicker(chore)
 	defer tick.Stop()
 	for ctx.Err() == nil {

@@ -120,6 +120,10 @@ func (c *coordinator) enrollConfig() enroll.Config {
 }
 
 func (c *coordinator) adminConfig() adminapi.Config {
+	issuers := make(map[string]string)
+	for _, p := range c.cfg.Login.Providers {
+		issuers[p.Name] = p.Issuer
+	}
 	return adminapi.Config{
 		Directory: c.directory, Effects: c.effects, Unclean: c.publish.Unclean, Agent: c.agentStatus, Addresses: c.addresses,
 		Bundle: func(snap *directory.Snapshot, clusterID string) *apiv1.Bundle {
@@ -129,8 +133,8 @@ func (c *coordinator) adminConfig() adminapi.Config {
 		JoinToken: func(secret string) string {
 			return pki.JoinToken{Link: c.link(), Secret: secret}.String()
 		},
-		WelcomeURL: c.login.WelcomeURL,
-		Version:    c.version, Log: c.log,
+		WelcomeURL: c.login.WelcomeURL, Issuers: issuers,
+		Version: c.version, Log: c.log,
 	}
 }
 

@@ -121,10 +121,14 @@ func (c *coordinator) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	providers, err := providers(c.cfg.Login.Providers)
+	if err != nil {
+		return err
+	}
 	c.login, err = login.New(ctx, login.Config{
 		Directory: c.directory, Store: c.store, URL: c.cfg.PublicURL, Link: c.link().String(), Name: c.cfg.TrustDomain,
 		HydraAdmin: c.cfg.Hydra.AdminURL, HydraPublic: c.cfg.Hydra.PublicURL, Record: c.audit.Own, Log: c.log,
-		SealKey: keys.login, RequireSecondFactor: c.cfg.Login.RequireSecondFactor,
+		SealKey: keys.login, RequireSecondFactor: c.cfg.Login.RequireSecondFactor, Providers: providers,
 	})
 	return err
 }

@@ -1114,6 +1114,163 @@ func (x *ResetSecondFactorResponse) GetUser() *User {
 	return nil
 }
 
+type LinkIdentityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// The provider's name in the configuration.
+	Provider      string `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
+	Subject       string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkIdentityRequest) Reset() {
+	*x = LinkIdentityRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkIdentityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkIdentityRequest) ProtoMessage() {}
+
+func (x *LinkIdentityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkIdentityRequest.ProtoReflect.Descriptor instead.
+func (*LinkIdentityRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *LinkIdentityRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *LinkIdentityRequest) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *LinkIdentityRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+type LinkIdentityResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          *User                  `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkIdentityResponse) Reset() {
+	*x = LinkIdentityResponse{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkIdentityResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkIdentityResponse) ProtoMessage() {}
+
+func (x *LinkIdentityResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkIdentityResponse.ProtoReflect.Descriptor instead.
+func (*LinkIdentityResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *LinkIdentityResponse) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+type UnlinkIdentityRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Provider      string                 `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlinkIdentityRequest) Reset() {
+	*x = UnlinkIdentityRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlinkIdentityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlinkIdentityRequest) ProtoMessage() {}
+
+func (x *UnlinkIdentityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlinkIdentityRequest.ProtoReflect.Descriptor instead.
+func (*UnlinkIdentityRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *UnlinkIdentityRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *UnlinkIdentityRequest) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
 type CreateGroupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1123,7 +1280,7 @@ type CreateGroupRequest struct {
 
 func (x *CreateGroupRequest) Reset() {
 	*x = CreateGroupRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[19]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1135,7 +1292,7 @@ func (x *CreateGroupRequest) String() string {
 func (*CreateGroupRequest) ProtoMessage() {}
 
 func (x *CreateGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[19]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1148,7 +1305,7 @@ func (x *CreateGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGroupRequest.ProtoReflect.Descriptor instead.
 func (*CreateGroupRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CreateGroupRequest) GetName() string {
@@ -1166,7 +1323,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[20]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1335,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[20]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1348,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 type ListGroupsResponse struct {
@@ -1203,7 +1360,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[21]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1372,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[21]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1385,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*Group {
@@ -1248,7 +1405,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[22]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1417,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[22]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1430,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MemberRequest) GetGroup() string {
@@ -1299,7 +1456,7 @@ type DeleteGroupRequest struct {
 
 func (x *DeleteGroupRequest) Reset() {
 	*x = DeleteGroupRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[23]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1311,7 +1468,7 @@ func (x *DeleteGroupRequest) String() string {
 func (*DeleteGroupRequest) ProtoMessage() {}
 
 func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[23]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1324,7 +1481,7 @@ func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGroupRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DeleteGroupRequest) GetGroup() string {
@@ -1343,7 +1500,7 @@ type CreateProjectRequest struct {
 
 func (x *CreateProjectRequest) Reset() {
 	*x = CreateProjectRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[24]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1512,7 @@ func (x *CreateProjectRequest) String() string {
 func (*CreateProjectRequest) ProtoMessage() {}
 
 func (x *CreateProjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[24]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1525,7 @@ func (x *CreateProjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateProjectRequest.ProtoReflect.Descriptor instead.
 func (*CreateProjectRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CreateProjectRequest) GetName() string {
@@ -1386,7 +1543,7 @@ type ListProjectsRequest struct {
 
 func (x *ListProjectsRequest) Reset() {
 	*x = ListProjectsRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[25]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1398,7 +1555,7 @@ func (x *ListProjectsRequest) String() string {
 func (*ListProjectsRequest) ProtoMessage() {}
 
 func (x *ListProjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[25]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1411,7 +1568,7 @@ func (x *ListProjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListProjectsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 type ListProjectsResponse struct {
@@ -1423,7 +1580,7 @@ type ListProjectsResponse struct {
 
 func (x *ListProjectsResponse) Reset() {
 	*x = ListProjectsResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[26]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1435,7 +1592,7 @@ func (x *ListProjectsResponse) String() string {
 func (*ListProjectsResponse) ProtoMessage() {}
 
 func (x *ListProjectsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[26]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1448,7 +1605,7 @@ func (x *ListProjectsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProjectsResponse.ProtoReflect.Descriptor instead.
 func (*ListProjectsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListProjectsResponse) GetProjects() []*Project {
@@ -1467,7 +1624,7 @@ type DeleteProjectRequest struct {
 
 func (x *DeleteProjectRequest) Reset() {
 	*x = DeleteProjectRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[27]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1636,7 @@ func (x *DeleteProjectRequest) String() string {
 func (*DeleteProjectRequest) ProtoMessage() {}
 
 func (x *DeleteProjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[27]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1649,7 @@ func (x *DeleteProjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteProjectRequest.ProtoReflect.Descriptor instead.
 func (*DeleteProjectRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeleteProjectRequest) GetProject() string {
@@ -1510,7 +1667,7 @@ type DeleteProjectResponse struct {
 
 func (x *DeleteProjectResponse) Reset() {
 	*x = DeleteProjectResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[28]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1522,7 +1679,7 @@ func (x *DeleteProjectResponse) String() string {
 func (*DeleteProjectResponse) ProtoMessage() {}
 
 func (x *DeleteProjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[28]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1535,7 +1692,7 @@ func (x *DeleteProjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteProjectResponse.ProtoReflect.Descriptor instead.
 func (*DeleteProjectResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 type CreateClusterRequest struct {
@@ -1550,7 +1707,7 @@ type CreateClusterRequest struct {
 
 func (x *CreateClusterRequest) Reset() {
 	*x = CreateClusterRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[29]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1719,7 @@ func (x *CreateClusterRequest) String() string {
 func (*CreateClusterRequest) ProtoMessage() {}
 
 func (x *CreateClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[29]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1732,7 @@ func (x *CreateClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateClusterRequest.ProtoReflect.Descriptor instead.
 func (*CreateClusterRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CreateClusterRequest) GetName() string {
@@ -1617,7 +1774,7 @@ type CreateClusterResponse struct {
 
 func (x *CreateClusterResponse) Reset() {
 	*x = CreateClusterResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[30]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +1786,7 @@ func (x *CreateClusterResponse) String() string {
 func (*CreateClusterResponse) ProtoMessage() {}
 
 func (x *CreateClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[30]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +1799,7 @@ func (x *CreateClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateClusterResponse.ProtoReflect.Descriptor instead.
 func (*CreateClusterResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CreateClusterResponse) GetCluster() *Cluster {
@@ -1675,7 +1832,7 @@ type ListClustersRequest struct {
 
 func (x *ListClustersRequest) Reset() {
 	*x = ListClustersRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[31]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1687,7 +1844,7 @@ func (x *ListClustersRequest) String() string {
 func (*ListClustersRequest) ProtoMessage() {}
 
 func (x *ListClustersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[31]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1700,7 +1857,7 @@ func (x *ListClustersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClustersRequest.ProtoReflect.Descriptor instead.
 func (*ListClustersRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListClustersRequest) GetProject() string {
@@ -1719,7 +1876,7 @@ type ListClustersResponse struct {
 
 func (x *ListClustersResponse) Reset() {
 	*x = ListClustersResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[32]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1888,7 @@ func (x *ListClustersResponse) String() string {
 func (*ListClustersResponse) ProtoMessage() {}
 
 func (x *ListClustersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[32]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1901,7 @@ func (x *ListClustersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClustersResponse.ProtoReflect.Descriptor instead.
 func (*ListClustersResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListClustersResponse) GetClusters() []*ClusterStatus {
@@ -1766,7 +1923,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[33]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1778,7 +1935,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[33]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1791,7 +1948,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ClusterStatus) GetCluster() *Cluster {
@@ -1836,7 +1993,7 @@ type AgentStatus struct {
 
 func (x *AgentStatus) Reset() {
 	*x = AgentStatus{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[34]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1848,7 +2005,7 @@ func (x *AgentStatus) String() string {
 func (*AgentStatus) ProtoMessage() {}
 
 func (x *AgentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[34]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1861,7 +2018,7 @@ func (x *AgentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatus.ProtoReflect.Descriptor instead.
 func (*AgentStatus) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AgentStatus) GetAgent() *Agent {
@@ -1916,7 +2073,7 @@ type CreateJoinTokenRequest struct {
 
 func (x *CreateJoinTokenRequest) Reset() {
 	*x = CreateJoinTokenRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[35]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2085,7 @@ func (x *CreateJoinTokenRequest) String() string {
 func (*CreateJoinTokenRequest) ProtoMessage() {}
 
 func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[35]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2098,7 @@ func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CreateJoinTokenRequest) GetCluster() string {
@@ -1968,7 +2125,7 @@ type CreateJoinTokenResponse struct {
 
 func (x *CreateJoinTokenResponse) Reset() {
 	*x = CreateJoinTokenResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[36]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2137,7 @@ func (x *CreateJoinTokenResponse) String() string {
 func (*CreateJoinTokenResponse) ProtoMessage() {}
 
 func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[36]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2150,7 @@ func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CreateJoinTokenResponse) GetJoinToken() string {
@@ -2021,7 +2178,7 @@ type DeleteClusterRequest struct {
 
 func (x *DeleteClusterRequest) Reset() {
 	*x = DeleteClusterRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[37]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2033,7 +2190,7 @@ func (x *DeleteClusterRequest) String() string {
 func (*DeleteClusterRequest) ProtoMessage() {}
 
 func (x *DeleteClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[37]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2046,7 +2203,7 @@ func (x *DeleteClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteClusterRequest.ProtoReflect.Descriptor instead.
 func (*DeleteClusterRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DeleteClusterRequest) GetCluster() string {
@@ -2072,7 +2229,7 @@ type RemoveAgentRequest struct {
 
 func (x *RemoveAgentRequest) Reset() {
 	*x = RemoveAgentRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[38]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2084,7 +2241,7 @@ func (x *RemoveAgentRequest) String() string {
 func (*RemoveAgentRequest) ProtoMessage() {}
 
 func (x *RemoveAgentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[38]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2097,7 +2254,7 @@ func (x *RemoveAgentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveAgentRequest.ProtoReflect.Descriptor instead.
 func (*RemoveAgentRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RemoveAgentRequest) GetAgent() string {
@@ -2116,7 +2273,7 @@ type RemoveAgentResponse struct {
 
 func (x *RemoveAgentResponse) Reset() {
 	*x = RemoveAgentResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[39]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2128,7 +2285,7 @@ func (x *RemoveAgentResponse) String() string {
 func (*RemoveAgentResponse) ProtoMessage() {}
 
 func (x *RemoveAgentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[39]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2141,7 +2298,7 @@ func (x *RemoveAgentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveAgentResponse.ProtoReflect.Descriptor instead.
 func (*RemoveAgentResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RemoveAgentResponse) GetRevision() uint64 {
@@ -2172,7 +2329,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[40]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2184,7 +2341,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[40]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2197,7 +2354,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WhyRequest) GetUser() string {
@@ -2270,7 +2427,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[41]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2282,7 +2439,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[41]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2295,7 +2452,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WhyResponse) GetAllowed() bool {
@@ -2341,7 +2498,7 @@ type ListRolesRequest struct {
 
 func (x *ListRolesRequest) Reset() {
 	*x = ListRolesRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[42]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2353,7 +2510,7 @@ func (x *ListRolesRequest) String() string {
 func (*ListRolesRequest) ProtoMessage() {}
 
 func (x *ListRolesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[42]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2366,7 +2523,7 @@ func (x *ListRolesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolesRequest.ProtoReflect.Descriptor instead.
 func (*ListRolesRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 type ListRolesResponse struct {
@@ -2378,7 +2535,7 @@ type ListRolesResponse struct {
 
 func (x *ListRolesResponse) Reset() {
 	*x = ListRolesResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[43]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2547,7 @@ func (x *ListRolesResponse) String() string {
 func (*ListRolesResponse) ProtoMessage() {}
 
 func (x *ListRolesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[43]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2560,7 @@ func (x *ListRolesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolesResponse.ProtoReflect.Descriptor instead.
 func (*ListRolesResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListRolesResponse) GetRoles() []*Role {
@@ -2422,7 +2579,7 @@ type CreateRoleRequest struct {
 
 func (x *CreateRoleRequest) Reset() {
 	*x = CreateRoleRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[44]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2434,7 +2591,7 @@ func (x *CreateRoleRequest) String() string {
 func (*CreateRoleRequest) ProtoMessage() {}
 
 func (x *CreateRoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[44]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2447,7 +2604,7 @@ func (x *CreateRoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRoleRequest.ProtoReflect.Descriptor instead.
 func (*CreateRoleRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CreateRoleRequest) GetRole() *Role {
@@ -2466,7 +2623,7 @@ type ChangeRoleRequest struct {
 
 func (x *ChangeRoleRequest) Reset() {
 	*x = ChangeRoleRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[45]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2478,7 +2635,7 @@ func (x *ChangeRoleRequest) String() string {
 func (*ChangeRoleRequest) ProtoMessage() {}
 
 func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[45]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2491,7 +2648,7 @@ func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRoleRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRoleRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ChangeRoleRequest) GetRole() *Role {
@@ -2511,7 +2668,7 @@ type DeleteRoleRequest struct {
 
 func (x *DeleteRoleRequest) Reset() {
 	*x = DeleteRoleRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[46]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2523,7 +2680,7 @@ func (x *DeleteRoleRequest) String() string {
 func (*DeleteRoleRequest) ProtoMessage() {}
 
 func (x *DeleteRoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[46]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2536,7 +2693,7 @@ func (x *DeleteRoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRoleRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRoleRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DeleteRoleRequest) GetName() string {
@@ -2571,7 +2728,7 @@ type CreateGrantRequest struct {
 
 func (x *CreateGrantRequest) Reset() {
 	*x = CreateGrantRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[47]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +2740,7 @@ func (x *CreateGrantRequest) String() string {
 func (*CreateGrantRequest) ProtoMessage() {}
 
 func (x *CreateGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[47]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2753,7 @@ func (x *CreateGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGrantRequest.ProtoReflect.Descriptor instead.
 func (*CreateGrantRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CreateGrantRequest) GetRole() string {
@@ -2673,7 +2830,7 @@ type ListGrantsRequest struct {
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[48]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2685,7 +2842,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[48]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2698,7 +2855,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListGrantsRequest) GetUser() string {
@@ -2731,7 +2888,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[49]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2743,7 +2900,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[49]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2756,7 +2913,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListGrantsResponse) GetGrants() []*GrantView {
@@ -2777,7 +2934,7 @@ type GrantView struct {
 
 func (x *GrantView) Reset() {
 	*x = GrantView{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[50]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2789,7 +2946,7 @@ func (x *GrantView) String() string {
 func (*GrantView) ProtoMessage() {}
 
 func (x *GrantView) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[50]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2802,7 +2959,7 @@ func (x *GrantView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantView.ProtoReflect.Descriptor instead.
 func (*GrantView) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *GrantView) GetGrant() *Grant {
@@ -2835,7 +2992,7 @@ type DeleteGrantRequest struct {
 
 func (x *DeleteGrantRequest) Reset() {
 	*x = DeleteGrantRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[51]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2847,7 +3004,7 @@ func (x *DeleteGrantRequest) String() string {
 func (*DeleteGrantRequest) ProtoMessage() {}
 
 func (x *DeleteGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[51]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2860,7 +3017,7 @@ func (x *DeleteGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGrantRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGrantRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DeleteGrantRequest) GetId() string {
@@ -2879,7 +3036,7 @@ type ListDevicesRequest struct {
 
 func (x *ListDevicesRequest) Reset() {
 	*x = ListDevicesRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[52]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2891,7 +3048,7 @@ func (x *ListDevicesRequest) String() string {
 func (*ListDevicesRequest) ProtoMessage() {}
 
 func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[52]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2904,7 +3061,7 @@ func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesRequest.ProtoReflect.Descriptor instead.
 func (*ListDevicesRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListDevicesRequest) GetUser() string {
@@ -2923,7 +3080,7 @@ type ListDevicesResponse struct {
 
 func (x *ListDevicesResponse) Reset() {
 	*x = ListDevicesResponse{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[53]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2935,7 +3092,7 @@ func (x *ListDevicesResponse) String() string {
 func (*ListDevicesResponse) ProtoMessage() {}
 
 func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[53]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2948,7 +3105,7 @@ func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesResponse.ProtoReflect.Descriptor instead.
 func (*ListDevicesResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListDevicesResponse) GetDevices() []*DeviceView {
@@ -2971,7 +3128,7 @@ type DeviceView struct {
 
 func (x *DeviceView) Reset() {
 	*x = DeviceView{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[54]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2983,7 +3140,7 @@ func (x *DeviceView) String() string {
 func (*DeviceView) ProtoMessage() {}
 
 func (x *DeviceView) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[54]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2996,7 +3153,7 @@ func (x *DeviceView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceView.ProtoReflect.Descriptor instead.
 func (*DeviceView) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DeviceView) GetDevice() *Device {
@@ -3043,7 +3200,7 @@ type RevokeDeviceRequest struct {
 
 func (x *RevokeDeviceRequest) Reset() {
 	*x = RevokeDeviceRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[55]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3055,7 +3212,7 @@ func (x *RevokeDeviceRequest) String() string {
 func (*RevokeDeviceRequest) ProtoMessage() {}
 
 func (x *RevokeDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[55]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3068,7 +3225,7 @@ func (x *RevokeDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeDeviceRequest.ProtoReflect.Descriptor instead.
 func (*RevokeDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RevokeDeviceRequest) GetDevice() string {
@@ -3105,7 +3262,7 @@ type SearchAuditRequest struct {
 
 func (x *SearchAuditRequest) Reset() {
 	*x = SearchAuditRequest{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[56]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3117,7 +3274,7 @@ func (x *SearchAuditRequest) String() string {
 func (*SearchAuditRequest) ProtoMessage() {}
 
 func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[56]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3130,7 +3287,7 @@ func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditRequest.ProtoReflect.Descriptor instead.
 func (*SearchAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{56}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *SearchAuditRequest) GetUser() string {
@@ -3256,7 +3413,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_sallyport_v1_admin_proto_msgTypes[57]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3268,7 +3425,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_admin_proto_msgTypes[57]
+	mi := &file_sallyport_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3281,7 +3438,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{57}
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *AuditRecord) GetLog() string {
@@ -3400,7 +3557,16 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"C\n" +
 	"\x19ResetSecondFactorResponse\x12&\n" +
-	"\x04user\x18\x01 \x01(\v2\x12.sallyport.v1.UserR\x04user\"(\n" +
+	"\x04user\x18\x01 \x01(\v2\x12.sallyport.v1.UserR\x04user\"_\n" +
+	"\x13LinkIdentityRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x1a\n" +
+	"\bprovider\x18\x02 \x01(\tR\bprovider\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\">\n" +
+	"\x14LinkIdentityResponse\x12&\n" +
+	"\x04user\x18\x01 \x01(\v2\x12.sallyport.v1.UserR\x04user\"G\n" +
+	"\x15UnlinkIdentityRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x1a\n" +
+	"\bprovider\x18\x02 \x01(\tR\bprovider\"(\n" +
 	"\x12CreateGroupRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x13\n" +
 	"\x11ListGroupsRequest\"A\n" +
@@ -3553,7 +3719,7 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\acluster\x18\x03 \x01(\tR\acluster\x12\x18\n" +
 	"\aproject\x18\x04 \x01(\tR\aproject\x12\x16\n" +
 	"\x06intent\x18\x05 \x01(\fR\x06intent\x12\x18\n" +
-	"\aoutcome\x18\x06 \x01(\fR\aoutcome2\xe6\x14\n" +
+	"\aoutcome\x18\x06 \x01(\fR\aoutcome2\x98\x16\n" +
 	"\fAdminService\x12C\n" +
 	"\x06Whoami\x12\x1b.sallyport.v1.WhoamiRequest\x1a\x1c.sallyport.v1.WhoamiResponse\x12O\n" +
 	"\n" +
@@ -3567,7 +3733,9 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"ResumeUser\x12\x1f.sallyport.v1.ResumeUserRequest\x1a .sallyport.v1.ResumeUserResponse\x12L\n" +
 	"\tBindAdmin\x12\x1e.sallyport.v1.BindAdminRequest\x1a\x1f.sallyport.v1.BindAdminResponse\x12N\n" +
 	"\vUnbindAdmin\x12\x1e.sallyport.v1.BindAdminRequest\x1a\x1f.sallyport.v1.BindAdminResponse\x12d\n" +
-	"\x11ResetSecondFactor\x12&.sallyport.v1.ResetSecondFactorRequest\x1a'.sallyport.v1.ResetSecondFactorResponse\x12D\n" +
+	"\x11ResetSecondFactor\x12&.sallyport.v1.ResetSecondFactorRequest\x1a'.sallyport.v1.ResetSecondFactorResponse\x12U\n" +
+	"\fLinkIdentity\x12!.sallyport.v1.LinkIdentityRequest\x1a\".sallyport.v1.LinkIdentityResponse\x12Y\n" +
+	"\x0eUnlinkIdentity\x12#.sallyport.v1.UnlinkIdentityRequest\x1a\".sallyport.v1.LinkIdentityResponse\x12D\n" +
 	"\vCreateGroup\x12 .sallyport.v1.CreateGroupRequest\x1a\x13.sallyport.v1.Group\x12O\n" +
 	"\n" +
 	"ListGroups\x12\x1f.sallyport.v1.ListGroupsRequest\x1a .sallyport.v1.ListGroupsResponse\x12=\n" +
@@ -3610,7 +3778,7 @@ func file_sallyport_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sallyport_v1_admin_proto_rawDescData
 }
 
-var file_sallyport_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
+var file_sallyport_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_sallyport_v1_admin_proto_goTypes = []any{
 	(*WhoamiRequest)(nil),             // 0: sallyport.v1.WhoamiRequest
 	(*WhoamiResponse)(nil),            // 1: sallyport.v1.WhoamiResponse
@@ -3631,165 +3799,173 @@ var file_sallyport_v1_admin_proto_goTypes = []any{
 	(*BindAdminResponse)(nil),         // 16: sallyport.v1.BindAdminResponse
 	(*ResetSecondFactorRequest)(nil),  // 17: sallyport.v1.ResetSecondFactorRequest
 	(*ResetSecondFactorResponse)(nil), // 18: sallyport.v1.ResetSecondFactorResponse
-	(*CreateGroupRequest)(nil),        // 19: sallyport.v1.CreateGroupRequest
-	(*ListGroupsRequest)(nil),         // 20: sallyport.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),        // 21: sallyport.v1.ListGroupsResponse
-	(*MemberRequest)(nil),             // 22: sallyport.v1.MemberRequest
-	(*DeleteGroupRequest)(nil),        // 23: sallyport.v1.DeleteGroupRequest
-	(*CreateProjectRequest)(nil),      // 24: sallyport.v1.CreateProjectRequest
-	(*ListProjectsRequest)(nil),       // 25: sallyport.v1.ListProjectsRequest
-	(*ListProjectsResponse)(nil),      // 26: sallyport.v1.ListProjectsResponse
-	(*DeleteProjectRequest)(nil),      // 27: sallyport.v1.DeleteProjectRequest
-	(*DeleteProjectResponse)(nil),     // 28: sallyport.v1.DeleteProjectResponse
-	(*CreateClusterRequest)(nil),      // 29: sallyport.v1.CreateClusterRequest
-	(*CreateClusterResponse)(nil),     // 30: sallyport.v1.CreateClusterResponse
-	(*ListClustersRequest)(nil),       // 31: sallyport.v1.ListClustersRequest
-	(*ListClustersResponse)(nil),      // 32: sallyport.v1.ListClustersResponse
-	(*ClusterStatus)(nil),             // 33: sallyport.v1.ClusterStatus
-	(*AgentStatus)(nil),               // 34: sallyport.v1.AgentStatus
-	(*CreateJoinTokenRequest)(nil),    // 35: sallyport.v1.CreateJoinTokenRequest
-	(*CreateJoinTokenResponse)(nil),   // 36: sallyport.v1.CreateJoinTokenResponse
-	(*DeleteClusterRequest)(nil),      // 37: sallyport.v1.DeleteClusterRequest
-	(*RemoveAgentRequest)(nil),        // 38: sallyport.v1.RemoveAgentRequest
-	(*RemoveAgentResponse)(nil),       // 39: sallyport.v1.RemoveAgentResponse
-	(*WhyRequest)(nil),                // 40: sallyport.v1.WhyRequest
-	(*WhyResponse)(nil),               // 41: sallyport.v1.WhyResponse
-	(*ListRolesRequest)(nil),          // 42: sallyport.v1.ListRolesRequest
-	(*ListRolesResponse)(nil),         // 43: sallyport.v1.ListRolesResponse
-	(*CreateRoleRequest)(nil),         // 44: sallyport.v1.CreateRoleRequest
-	(*ChangeRoleRequest)(nil),         // 45: sallyport.v1.ChangeRoleRequest
-	(*DeleteRoleRequest)(nil),         // 46: sallyport.v1.DeleteRoleRequest
-	(*CreateGrantRequest)(nil),        // 47: sallyport.v1.CreateGrantRequest
-	(*ListGrantsRequest)(nil),         // 48: sallyport.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),        // 49: sallyport.v1.ListGrantsResponse
-	(*GrantView)(nil),                 // 50: sallyport.v1.GrantView
-	(*DeleteGrantRequest)(nil),        // 51: sallyport.v1.DeleteGrantRequest
-	(*ListDevicesRequest)(nil),        // 52: sallyport.v1.ListDevicesRequest
-	(*ListDevicesResponse)(nil),       // 53: sallyport.v1.ListDevicesResponse
-	(*DeviceView)(nil),                // 54: sallyport.v1.DeviceView
-	(*RevokeDeviceRequest)(nil),       // 55: sallyport.v1.RevokeDeviceRequest
-	(*SearchAuditRequest)(nil),        // 56: sallyport.v1.SearchAuditRequest
-	(*AuditRecord)(nil),               // 57: sallyport.v1.AuditRecord
-	nil,                               // 58: sallyport.v1.WhyRequest.NamespaceLabelsEntry
-	(*AdminBinding)(nil),              // 59: sallyport.v1.AdminBinding
-	(*timestamppb.Timestamp)(nil),     // 60: google.protobuf.Timestamp
-	(*User)(nil),                      // 61: sallyport.v1.User
-	(*Group)(nil),                     // 62: sallyport.v1.Group
-	(*Project)(nil),                   // 63: sallyport.v1.Project
-	(*Cluster)(nil),                   // 64: sallyport.v1.Cluster
-	(*Agent)(nil),                     // 65: sallyport.v1.Agent
-	(*Role)(nil),                      // 66: sallyport.v1.Role
-	(*Grant)(nil),                     // 67: sallyport.v1.Grant
-	(*Device)(nil),                    // 68: sallyport.v1.Device
+	(*LinkIdentityRequest)(nil),       // 19: sallyport.v1.LinkIdentityRequest
+	(*LinkIdentityResponse)(nil),      // 20: sallyport.v1.LinkIdentityResponse
+	(*UnlinkIdentityRequest)(nil),     // 21: sallyport.v1.UnlinkIdentityRequest
+	(*CreateGroupRequest)(nil),        // 22: sallyport.v1.CreateGroupRequest
+	(*ListGroupsRequest)(nil),         // 23: sallyport.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),        // 24: sallyport.v1.ListGroupsResponse
+	(*MemberRequest)(nil),             // 25: sallyport.v1.MemberRequest
+	(*DeleteGroupRequest)(nil),        // 26: sallyport.v1.DeleteGroupRequest
+	(*CreateProjectRequest)(nil),      // 27: sallyport.v1.CreateProjectRequest
+	(*ListProjectsRequest)(nil),       // 28: sallyport.v1.ListProjectsRequest
+	(*ListProjectsResponse)(nil),      // 29: sallyport.v1.ListProjectsResponse
+	(*DeleteProjectRequest)(nil),      // 30: sallyport.v1.DeleteProjectRequest
+	(*DeleteProjectResponse)(nil),     // 31: sallyport.v1.DeleteProjectResponse
+	(*CreateClusterRequest)(nil),      // 32: sallyport.v1.CreateClusterRequest
+	(*CreateClusterResponse)(nil),     // 33: sallyport.v1.CreateClusterResponse
+	(*ListClustersRequest)(nil),       // 34: sallyport.v1.ListClustersRequest
+	(*ListClustersResponse)(nil),      // 35: sallyport.v1.ListClustersResponse
+	(*ClusterStatus)(nil),             // 36: sallyport.v1.ClusterStatus
+	(*AgentStatus)(nil),               // 37: sallyport.v1.AgentStatus
+	(*CreateJoinTokenRequest)(nil),    // 38: sallyport.v1.CreateJoinTokenRequest
+	(*CreateJoinTokenResponse)(nil),   // 39: sallyport.v1.CreateJoinTokenResponse
+	(*DeleteClusterRequest)(nil),      // 40: sallyport.v1.DeleteClusterRequest
+	(*RemoveAgentRequest)(nil),        // 41: sallyport.v1.RemoveAgentRequest
+	(*RemoveAgentResponse)(nil),       // 42: sallyport.v1.RemoveAgentResponse
+	(*WhyRequest)(nil),                // 43: sallyport.v1.WhyRequest
+	(*WhyResponse)(nil),               // 44: sallyport.v1.WhyResponse
+	(*ListRolesRequest)(nil),          // 45: sallyport.v1.ListRolesRequest
+	(*ListRolesResponse)(nil),         // 46: sallyport.v1.ListRolesResponse
+	(*CreateRoleRequest)(nil),         // 47: sallyport.v1.CreateRoleRequest
+	(*ChangeRoleRequest)(nil),         // 48: sallyport.v1.ChangeRoleRequest
+	(*DeleteRoleRequest)(nil),         // 49: sallyport.v1.DeleteRoleRequest
+	(*CreateGrantRequest)(nil),        // 50: sallyport.v1.CreateGrantRequest
+	(*ListGrantsRequest)(nil),         // 51: sallyport.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),        // 52: sallyport.v1.ListGrantsResponse
+	(*GrantView)(nil),                 // 53: sallyport.v1.GrantView
+	(*DeleteGrantRequest)(nil),        // 54: sallyport.v1.DeleteGrantRequest
+	(*ListDevicesRequest)(nil),        // 55: sallyport.v1.ListDevicesRequest
+	(*ListDevicesResponse)(nil),       // 56: sallyport.v1.ListDevicesResponse
+	(*DeviceView)(nil),                // 57: sallyport.v1.DeviceView
+	(*RevokeDeviceRequest)(nil),       // 58: sallyport.v1.RevokeDeviceRequest
+	(*SearchAuditRequest)(nil),        // 59: sallyport.v1.SearchAuditRequest
+	(*AuditRecord)(nil),               // 60: sallyport.v1.AuditRecord
+	nil,                               // 61: sallyport.v1.WhyRequest.NamespaceLabelsEntry
+	(*AdminBinding)(nil),              // 62: sallyport.v1.AdminBinding
+	(*timestamppb.Timestamp)(nil),     // 63: google.protobuf.Timestamp
+	(*User)(nil),                      // 64: sallyport.v1.User
+	(*Group)(nil),                     // 65: sallyport.v1.Group
+	(*Project)(nil),                   // 66: sallyport.v1.Project
+	(*Cluster)(nil),                   // 67: sallyport.v1.Cluster
+	(*Agent)(nil),                     // 68: sallyport.v1.Agent
+	(*Role)(nil),                      // 69: sallyport.v1.Role
+	(*Grant)(nil),                     // 70: sallyport.v1.Grant
+	(*Device)(nil),                    // 71: sallyport.v1.Device
 }
 var file_sallyport_v1_admin_proto_depIdxs = []int32{
-	59, // 0: sallyport.v1.WhoamiResponse.admin:type_name -> sallyport.v1.AdminBinding
+	62, // 0: sallyport.v1.WhoamiResponse.admin:type_name -> sallyport.v1.AdminBinding
 	3,  // 1: sallyport.v1.Effect.committed:type_name -> sallyport.v1.Committed
 	4,  // 2: sallyport.v1.Effect.agent:type_name -> sallyport.v1.AgentEffect
-	60, // 3: sallyport.v1.Committed.at:type_name -> google.protobuf.Timestamp
-	60, // 4: sallyport.v1.AgentEffect.last_seen:type_name -> google.protobuf.Timestamp
-	60, // 5: sallyport.v1.AgentEffect.exec_stale_at:type_name -> google.protobuf.Timestamp
-	60, // 6: sallyport.v1.AgentEffect.write_stale_at:type_name -> google.protobuf.Timestamp
-	60, // 7: sallyport.v1.AgentEffect.read_stale_at:type_name -> google.protobuf.Timestamp
-	61, // 8: sallyport.v1.CreateUserResponse.user:type_name -> sallyport.v1.User
-	61, // 9: sallyport.v1.ListUsersResponse.users:type_name -> sallyport.v1.User
-	61, // 10: sallyport.v1.BindAdminResponse.user:type_name -> sallyport.v1.User
-	61, // 11: sallyport.v1.ResetSecondFactorResponse.user:type_name -> sallyport.v1.User
-	62, // 12: sallyport.v1.ListGroupsResponse.groups:type_name -> sallyport.v1.Group
-	63, // 13: sallyport.v1.ListProjectsResponse.projects:type_name -> sallyport.v1.Project
-	64, // 14: sallyport.v1.CreateClusterResponse.cluster:type_name -> sallyport.v1.Cluster
-	60, // 15: sallyport.v1.CreateClusterResponse.token_expires_at:type_name -> google.protobuf.Timestamp
-	33, // 16: sallyport.v1.ListClustersResponse.clusters:type_name -> sallyport.v1.ClusterStatus
-	64, // 17: sallyport.v1.ClusterStatus.cluster:type_name -> sallyport.v1.Cluster
-	34, // 18: sallyport.v1.ClusterStatus.agents:type_name -> sallyport.v1.AgentStatus
-	65, // 19: sallyport.v1.AgentStatus.agent:type_name -> sallyport.v1.Agent
-	60, // 20: sallyport.v1.AgentStatus.last_seen:type_name -> google.protobuf.Timestamp
-	60, // 21: sallyport.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	58, // 22: sallyport.v1.WhyRequest.namespace_labels:type_name -> sallyport.v1.WhyRequest.NamespaceLabelsEntry
-	66, // 23: sallyport.v1.ListRolesResponse.roles:type_name -> sallyport.v1.Role
-	66, // 24: sallyport.v1.CreateRoleRequest.role:type_name -> sallyport.v1.Role
-	66, // 25: sallyport.v1.ChangeRoleRequest.role:type_name -> sallyport.v1.Role
-	60, // 26: sallyport.v1.CreateGrantRequest.expires_at:type_name -> google.protobuf.Timestamp
-	50, // 27: sallyport.v1.ListGrantsResponse.grants:type_name -> sallyport.v1.GrantView
-	67, // 28: sallyport.v1.GrantView.grant:type_name -> sallyport.v1.Grant
-	54, // 29: sallyport.v1.ListDevicesResponse.devices:type_name -> sallyport.v1.DeviceView
-	68, // 30: sallyport.v1.DeviceView.device:type_name -> sallyport.v1.Device
-	60, // 31: sallyport.v1.DeviceView.session_expires_at:type_name -> google.protobuf.Timestamp
-	60, // 32: sallyport.v1.SearchAuditRequest.since:type_name -> google.protobuf.Timestamp
-	60, // 33: sallyport.v1.SearchAuditRequest.until:type_name -> google.protobuf.Timestamp
-	0,  // 34: sallyport.v1.AdminService.Whoami:input_type -> sallyport.v1.WhoamiRequest
-	5,  // 35: sallyport.v1.AdminService.CreateUser:input_type -> sallyport.v1.CreateUserRequest
-	7,  // 36: sallyport.v1.AdminService.ListUsers:input_type -> sallyport.v1.ListUsersRequest
-	9,  // 37: sallyport.v1.AdminService.DeleteUser:input_type -> sallyport.v1.DeleteUserRequest
-	10, // 38: sallyport.v1.AdminService.SetPassword:input_type -> sallyport.v1.SetPasswordRequest
-	12, // 39: sallyport.v1.AdminService.SuspendUser:input_type -> sallyport.v1.SuspendUserRequest
-	13, // 40: sallyport.v1.AdminService.ResumeUser:input_type -> sallyport.v1.ResumeUserRequest
-	15, // 41: sallyport.v1.AdminService.BindAdmin:input_type -> sallyport.v1.BindAdminRequest
-	15, // 42: sallyport.v1.AdminService.UnbindAdmin:input_type -> sallyport.v1.BindAdminRequest
-	17, // 43: sallyport.v1.AdminService.ResetSecondFactor:input_type -> sallyport.v1.ResetSecondFactorRequest
-	19, // 44: sallyport.v1.AdminService.CreateGroup:input_type -> sallyport.v1.CreateGroupRequest
-	20, // 45: sallyport.v1.AdminService.ListGroups:input_type -> sallyport.v1.ListGroupsRequest
-	22, // 46: sallyport.v1.AdminService.AddMember:input_type -> sallyport.v1.MemberRequest
-	22, // 47: sallyport.v1.AdminService.RemoveMember:input_type -> sallyport.v1.MemberRequest
-	23, // 48: sallyport.v1.AdminService.DeleteGroup:input_type -> sallyport.v1.DeleteGroupRequest
-	24, // 49: sallyport.v1.AdminService.CreateProject:input_type -> sallyport.v1.CreateProjectRequest
-	25, // 50: sallyport.v1.AdminService.ListProjects:input_type -> sallyport.v1.ListProjectsRequest
-	27, // 51: sallyport.v1.AdminService.DeleteProject:input_type -> sallyport.v1.DeleteProjectRequest
-	29, // 52: sallyport.v1.AdminService.CreateCluster:input_type -> sallyport.v1.CreateClusterRequest
-	31, // 53: sallyport.v1.AdminService.ListClusters:input_type -> sallyport.v1.ListClustersRequest
-	35, // 54: sallyport.v1.AdminService.CreateJoinToken:input_type -> sallyport.v1.CreateJoinTokenRequest
-	37, // 55: sallyport.v1.AdminService.DeleteCluster:input_type -> sallyport.v1.DeleteClusterRequest
-	38, // 56: sallyport.v1.AdminService.RemoveAgent:input_type -> sallyport.v1.RemoveAgentRequest
-	40, // 57: sallyport.v1.AdminService.Why:input_type -> sallyport.v1.WhyRequest
-	42, // 58: sallyport.v1.AdminService.ListRoles:input_type -> sallyport.v1.ListRolesRequest
-	44, // 59: sallyport.v1.AdminService.CreateRole:input_type -> sallyport.v1.CreateRoleRequest
-	45, // 60: sallyport.v1.AdminService.ChangeRole:input_type -> sallyport.v1.ChangeRoleRequest
-	46, // 61: sallyport.v1.AdminService.DeleteRole:input_type -> sallyport.v1.DeleteRoleRequest
-	47, // 62: sallyport.v1.AdminService.CreateGrant:input_type -> sallyport.v1.CreateGrantRequest
-	48, // 63: sallyport.v1.AdminService.ListGrants:input_type -> sallyport.v1.ListGrantsRequest
-	51, // 64: sallyport.v1.AdminService.DeleteGrant:input_type -> sallyport.v1.DeleteGrantRequest
-	52, // 65: sallyport.v1.AdminService.ListDevices:input_type -> sallyport.v1.ListDevicesRequest
-	55, // 66: sallyport.v1.AdminService.RevokeDevice:input_type -> sallyport.v1.RevokeDeviceRequest
-	56, // 67: sallyport.v1.AdminService.SearchAudit:input_type -> sallyport.v1.SearchAuditRequest
-	1,  // 68: sallyport.v1.AdminService.Whoami:output_type -> sallyport.v1.WhoamiResponse
-	6,  // 69: sallyport.v1.AdminService.CreateUser:output_type -> sallyport.v1.CreateUserResponse
-	8,  // 70: sallyport.v1.AdminService.ListUsers:output_type -> sallyport.v1.ListUsersResponse
-	2,  // 71: sallyport.v1.AdminService.DeleteUser:output_type -> sallyport.v1.Effect
-	11, // 72: sallyport.v1.AdminService.SetPassword:output_type -> sallyport.v1.SetPasswordResponse
-	2,  // 73: sallyport.v1.AdminService.SuspendUser:output_type -> sallyport.v1.Effect
-	14, // 74: sallyport.v1.AdminService.ResumeUser:output_type -> sallyport.v1.ResumeUserResponse
-	16, // 75: sallyport.v1.AdminService.BindAdmin:output_type -> sallyport.v1.BindAdminResponse
-	16, // 76: sallyport.v1.AdminService.UnbindAdmin:output_type -> sallyport.v1.BindAdminResponse
-	18, // 77: sallyport.v1.AdminService.ResetSecondFactor:output_type -> sallyport.v1.ResetSecondFactorResponse
-	62, // 78: sallyport.v1.AdminService.CreateGroup:output_type -> sallyport.v1.Group
-	21, // 79: sallyport.v1.AdminService.ListGroups:output_type -> sallyport.v1.ListGroupsResponse
-	62, // 80: sallyport.v1.AdminService.AddMember:output_type -> sallyport.v1.Group
-	2,  // 81: sallyport.v1.AdminService.RemoveMember:output_type -> sallyport.v1.Effect
-	2,  // 82: sallyport.v1.AdminService.DeleteGroup:output_type -> sallyport.v1.Effect
-	63, // 83: sallyport.v1.AdminService.CreateProject:output_type -> sallyport.v1.Project
-	26, // 84: sallyport.v1.AdminService.ListProjects:output_type -> sallyport.v1.ListProjectsResponse
-	28, // 85: sallyport.v1.AdminService.DeleteProject:output_type -> sallyport.v1.DeleteProjectResponse
-	30, // 86: sallyport.v1.AdminService.CreateCluster:output_type -> sallyport.v1.CreateClusterResponse
-	32, // 87: sallyport.v1.AdminService.ListClusters:output_type -> sallyport.v1.ListClustersResponse
-	36, // 88: sallyport.v1.AdminService.CreateJoinToken:output_type -> sallyport.v1.CreateJoinTokenResponse
-	2,  // 89: sallyport.v1.AdminService.DeleteCluster:output_type -> sallyport.v1.Effect
-	39, // 90: sallyport.v1.AdminService.RemoveAgent:output_type -> sallyport.v1.RemoveAgentResponse
-	41, // 91: sallyport.v1.AdminService.Why:output_type -> sallyport.v1.WhyResponse
-	43, // 92: sallyport.v1.AdminService.ListRoles:output_type -> sallyport.v1.ListRolesResponse
-	66, // 93: sallyport.v1.AdminService.CreateRole:output_type -> sallyport.v1.Role
-	2,  // 94: sallyport.v1.AdminService.ChangeRole:output_type -> sallyport.v1.Effect
-	2,  // 95: sallyport.v1.AdminService.DeleteRole:output_type -> sallyport.v1.Effect
-	67, // 96: sallyport.v1.AdminService.CreateGrant:output_type -> sallyport.v1.Grant
-	49, // 97: sallyport.v1.AdminService.ListGrants:output_type -> sallyport.v1.ListGrantsResponse
-	2,  // 98: sallyport.v1.AdminService.DeleteGrant:output_type -> sallyport.v1.Effect
-	53, // 99: sallyport.v1.AdminService.ListDevices:output_type -> sallyport.v1.ListDevicesResponse
-	2,  // 100: sallyport.v1.AdminService.RevokeDevice:output_type -> sallyport.v1.Effect
-	57, // 101: sallyport.v1.AdminService.SearchAudit:output_type -> sallyport.v1.AuditRecord
-	68, // [68:102] is the sub-list for method output_type
-	34, // [34:68] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	63, // 3: sallyport.v1.Committed.at:type_name -> google.protobuf.Timestamp
+	63, // 4: sallyport.v1.AgentEffect.last_seen:type_name -> google.protobuf.Timestamp
+	63, // 5: sallyport.v1.AgentEffect.exec_stale_at:type_name -> google.protobuf.Timestamp
+	63, // 6: sallyport.v1.AgentEffect.write_stale_at:type_name -> google.protobuf.Timestamp
+	63, // 7: sallyport.v1.AgentEffect.read_stale_at:type_name -> google.protobuf.Timestamp
+	64, // 8: sallyport.v1.CreateUserResponse.user:type_name -> sallyport.v1.User
+	64, // 9: sallyport.v1.ListUsersResponse.users:type_name -> sallyport.v1.User
+	64, // 10: sallyport.v1.BindAdminResponse.user:type_name -> sallyport.v1.User
+	64, // 11: sallyport.v1.ResetSecondFactorResponse.user:type_name -> sallyport.v1.User
+	64, // 12: sallyport.v1.LinkIdentityResponse.user:type_name -> sallyport.v1.User
+	65, // 13: sallyport.v1.ListGroupsResponse.groups:type_name -> sallyport.v1.Group
+	66, // 14: sallyport.v1.ListProjectsResponse.projects:type_name -> sallyport.v1.Project
+	67, // 15: sallyport.v1.CreateClusterResponse.cluster:type_name -> sallyport.v1.Cluster
+	63, // 16: sallyport.v1.CreateClusterResponse.token_expires_at:type_name -> google.protobuf.Timestamp
+	36, // 17: sallyport.v1.ListClustersResponse.clusters:type_name -> sallyport.v1.ClusterStatus
+	67, // 18: sallyport.v1.ClusterStatus.cluster:type_name -> sallyport.v1.Cluster
+	37, // 19: sallyport.v1.ClusterStatus.agents:type_name -> sallyport.v1.AgentStatus
+	68, // 20: sallyport.v1.AgentStatus.agent:type_name -> sallyport.v1.Agent
+	63, // 21: sallyport.v1.AgentStatus.last_seen:type_name -> google.protobuf.Timestamp
+	63, // 22: sallyport.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	61, // 23: sallyport.v1.WhyRequest.namespace_labels:type_name -> sallyport.v1.WhyRequest.NamespaceLabelsEntry
+	69, // 24: sallyport.v1.ListRolesResponse.roles:type_name -> sallyport.v1.Role
+	69, // 25: sallyport.v1.CreateRoleRequest.role:type_name -> sallyport.v1.Role
+	69, // 26: sallyport.v1.ChangeRoleRequest.role:type_name -> sallyport.v1.Role
+	63, // 27: sallyport.v1.CreateGrantRequest.expires_at:type_name -> google.protobuf.Timestamp
+	53, // 28: sallyport.v1.ListGrantsResponse.grants:type_name -> sallyport.v1.GrantView
+	70, // 29: sallyport.v1.GrantView.grant:type_name -> sallyport.v1.Grant
+	57, // 30: sallyport.v1.ListDevicesResponse.devices:type_name -> sallyport.v1.DeviceView
+	71, // 31: sallyport.v1.DeviceView.device:type_name -> sallyport.v1.Device
+	63, // 32: sallyport.v1.DeviceView.session_expires_at:type_name -> google.protobuf.Timestamp
+	63, // 33: sallyport.v1.SearchAuditRequest.since:type_name -> google.protobuf.Timestamp
+	63, // 34: sallyport.v1.SearchAuditRequest.until:type_name -> google.protobuf.Timestamp
+	0,  // 35: sallyport.v1.AdminService.Whoami:input_type -> sallyport.v1.WhoamiRequest
+	5,  // 36: sallyport.v1.AdminService.CreateUser:input_type -> sallyport.v1.CreateUserRequest
+	7,  // 37: sallyport.v1.AdminService.ListUsers:input_type -> sallyport.v1.ListUsersRequest
+	9,  // 38: sallyport.v1.AdminService.DeleteUser:input_type -> sallyport.v1.DeleteUserRequest
+	10, // 39: sallyport.v1.AdminService.SetPassword:input_type -> sallyport.v1.SetPasswordRequest
+	12, // 40: sallyport.v1.AdminService.SuspendUser:input_type -> sallyport.v1.SuspendUserRequest
+	13, // 41: sallyport.v1.AdminService.ResumeUser:input_type -> sallyport.v1.ResumeUserRequest
+	15, // 42: sallyport.v1.AdminService.BindAdmin:input_type -> sallyport.v1.BindAdminRequest
+	15, // 43: sallyport.v1.AdminService.UnbindAdmin:input_type -> sallyport.v1.BindAdminRequest
+	17, // 44: sallyport.v1.AdminService.ResetSecondFactor:input_type -> sallyport.v1.ResetSecondFactorRequest
+	19, // 45: sallyport.v1.AdminService.LinkIdentity:input_type -> sallyport.v1.LinkIdentityRequest
+	21, // 46: sallyport.v1.AdminService.UnlinkIdentity:input_type -> sallyport.v1.UnlinkIdentityRequest
+	22, // 47: sallyport.v1.AdminService.CreateGroup:input_type -> sallyport.v1.CreateGroupRequest
+	23, // 48: sallyport.v1.AdminService.ListGroups:input_type -> sallyport.v1.ListGroupsRequest
+	25, // 49: sallyport.v1.AdminService.AddMember:input_type -> sallyport.v1.MemberRequest
+	25, // 50: sallyport.v1.AdminService.RemoveMember:input_type -> sallyport.v1.MemberRequest
+	26, // 51: sallyport.v1.AdminService.DeleteGroup:input_type -> sallyport.v1.DeleteGroupRequest
+	27, // 52: sallyport.v1.AdminService.CreateProject:input_type -> sallyport.v1.CreateProjectRequest
+	28, // 53: sallyport.v1.AdminService.ListProjects:input_type -> sallyport.v1.ListProjectsRequest
+	30, // 54: sallyport.v1.AdminService.DeleteProject:input_type -> sallyport.v1.DeleteProjectRequest
+	32, // 55: sallyport.v1.AdminService.CreateCluster:input_type -> sallyport.v1.CreateClusterRequest
+	34, // 56: sallyport.v1.AdminService.ListClusters:input_type -> sallyport.v1.ListClustersRequest
+	38, // 57: sallyport.v1.AdminService.CreateJoinToken:input_type -> sallyport.v1.CreateJoinTokenRequest
+	40, // 58: sallyport.v1.AdminService.DeleteCluster:input_type -> sallyport.v1.DeleteClusterRequest
+	41, // 59: sallyport.v1.AdminService.RemoveAgent:input_type -> sallyport.v1.RemoveAgentRequest
+	43, // 60: sallyport.v1.AdminService.Why:input_type -> sallyport.v1.WhyRequest
+	45, // 61: sallyport.v1.AdminService.ListRoles:input_type -> sallyport.v1.ListRolesRequest
+	47, // 62: sallyport.v1.AdminService.CreateRole:input_type -> sallyport.v1.CreateRoleRequest
+	48, // 63: sallyport.v1.AdminService.ChangeRole:input_type -> sallyport.v1.ChangeRoleRequest
+	49, // 64: sallyport.v1.AdminService.DeleteRole:input_type -> sallyport.v1.DeleteRoleRequest
+	50, // 65: sallyport.v1.AdminService.CreateGrant:input_type -> sallyport.v1.CreateGrantRequest
+	51, // 66: sallyport.v1.AdminService.ListGrants:input_type -> sallyport.v1.ListGrantsRequest
+	54, // 67: sallyport.v1.AdminService.DeleteGrant:input_type -> sallyport.v1.DeleteGrantRequest
+	55, // 68: sallyport.v1.AdminService.ListDevices:input_type -> sallyport.v1.ListDevicesRequest
+	58, // 69: sallyport.v1.AdminService.RevokeDevice:input_type -> sallyport.v1.RevokeDeviceRequest
+	59, // 70: sallyport.v1.AdminService.SearchAudit:input_type -> sallyport.v1.SearchAuditRequest
+	1,  // 71: sallyport.v1.AdminService.Whoami:output_type -> sallyport.v1.WhoamiResponse
+	6,  // 72: sallyport.v1.AdminService.CreateUser:output_type -> sallyport.v1.CreateUserResponse
+	8,  // 73: sallyport.v1.AdminService.ListUsers:output_type -> sallyport.v1.ListUsersResponse
+	2,  // 74: sallyport.v1.AdminService.DeleteUser:output_type -> sallyport.v1.Effect
+	11, // 75: sallyport.v1.AdminService.SetPassword:output_type -> sallyport.v1.SetPasswordResponse
+	2,  // 76: sallyport.v1.AdminService.SuspendUser:output_type -> sallyport.v1.Effect
+	14, // 77: sallyport.v1.AdminService.ResumeUser:output_type -> sallyport.v1.ResumeUserResponse
+	16, // 78: sallyport.v1.AdminService.BindAdmin:output_type -> sallyport.v1.BindAdminResponse
+	16, // 79: sallyport.v1.AdminService.UnbindAdmin:output_type -> sallyport.v1.BindAdminResponse
+	18, // 80: sallyport.v1.AdminService.ResetSecondFactor:output_type -> sallyport.v1.ResetSecondFactorResponse
+	20, // 81: sallyport.v1.AdminService.LinkIdentity:output_type -> sallyport.v1.LinkIdentityResponse
+	20, // 82: sallyport.v1.AdminService.UnlinkIdentity:output_type -> sallyport.v1.LinkIdentityResponse
+	65, // 83: sallyport.v1.AdminService.CreateGroup:output_type -> sallyport.v1.Group
+	24, // 84: sallyport.v1.AdminService.ListGroups:output_type -> sallyport.v1.ListGroupsResponse
+	65, // 85: sallyport.v1.AdminService.AddMember:output_type -> sallyport.v1.Group
+	2,  // 86: sallyport.v1.AdminService.RemoveMember:output_type -> sallyport.v1.Effect
+	2,  // 87: sallyport.v1.AdminService.DeleteGroup:output_type -> sallyport.v1.Effect
+	66, // 88: sallyport.v1.AdminService.CreateProject:output_type -> sallyport.v1.Project
+	29, // 89: sallyport.v1.AdminService.ListProjects:output_type -> sallyport.v1.ListProjectsResponse
+	31, // 90: sallyport.v1.AdminService.DeleteProject:output_type -> sallyport.v1.DeleteProjectResponse
+	33, // 91: sallyport.v1.AdminService.CreateCluster:output_type -> sallyport.v1.CreateClusterResponse
+	35, // 92: sallyport.v1.AdminService.ListClusters:output_type -> sallyport.v1.ListClustersResponse
+	39, // 93: sallyport.v1.AdminService.CreateJoinToken:output_type -> sallyport.v1.CreateJoinTokenResponse
+	2,  // 94: sallyport.v1.AdminService.DeleteCluster:output_type -> sallyport.v1.Effect
+	42, // 95: sallyport.v1.AdminService.RemoveAgent:output_type -> sallyport.v1.RemoveAgentResponse
+	44, // 96: sallyport.v1.AdminService.Why:output_type -> sallyport.v1.WhyResponse
+	46, // 97: sallyport.v1.AdminService.ListRoles:output_type -> sallyport.v1.ListRolesResponse
+	69, // 98: sallyport.v1.AdminService.CreateRole:output_type -> sallyport.v1.Role
+	2,  // 99: sallyport.v1.AdminService.ChangeRole:output_type -> sallyport.v1.Effect
+	2,  // 100: sallyport.v1.AdminService.DeleteRole:output_type -> sallyport.v1.Effect
+	70, // 101: sallyport.v1.AdminService.CreateGrant:output_type -> sallyport.v1.Grant
+	52, // 102: sallyport.v1.AdminService.ListGrants:output_type -> sallyport.v1.ListGrantsResponse
+	2,  // 103: sallyport.v1.AdminService.DeleteGrant:output_type -> sallyport.v1.Effect
+	56, // 104: sallyport.v1.AdminService.ListDevices:output_type -> sallyport.v1.ListDevicesResponse
+	2,  // 105: sallyport.v1.AdminService.RevokeDevice:output_type -> sallyport.v1.Effect
+	60, // 106: sallyport.v1.AdminService.SearchAudit:output_type -> sallyport.v1.AuditRecord
+	71, // [71:107] is the sub-list for method output_type
+	35, // [35:71] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_v1_admin_proto_init() }
@@ -3808,7 +3984,7 @@ func file_sallyport_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_v1_admin_proto_rawDesc), len(file_sallyport_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   59,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -38,7 +38,9 @@ type User struct {
 	HasPassword bool            `protobuf:"varint,7,opt,name=has_password,json=hasPassword,proto3" json:"has_password,omitempty"`
 	Admin       []*AdminBinding `protobuf:"bytes,8,rep,name=admin,proto3" json:"admin,omitempty"`
 	// True once a second factor is in force.
-	SecondFactor  bool `protobuf:"varint,20,opt,name=second_factor,json=secondFactor,proto3" json:"second_factor,omitempty"`
+	SecondFactor bool `protobuf:"varint,20,opt,name=second_factor,json=secondFactor,proto3" json:"second_factor,omitempty"`
+	// Who the user is at upstream providers.
+	Identities    []*Identity `protobuf:"bytes,21,rep,name=identities,proto3" json:"identities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -136,6 +138,83 @@ func (x *User) GetSecondFactor() bool {
 	return false
 }
 
+func (x *User) GetIdentities() []*Identity {
+	if x != nil {
+		return x.Identities
+	}
+	return nil
+}
+
+// Identity is a subject of an upstream OpenID provider. It is found by issuer
+// and subject; the provider's name is the one in the configuration at the time.
+type Identity struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Provider      string                 `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	Issuer        string                 `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Subject       string                 `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	LinkedAt      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=linked_at,json=linkedAt,proto3" json:"linked_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Identity) Reset() {
+	*x = Identity{}
+	mi := &file_sallyport_v1_directory_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Identity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Identity) ProtoMessage() {}
+
+func (x *Identity) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_directory_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Identity.ProtoReflect.Descriptor instead.
+func (*Identity) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Identity) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *Identity) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *Identity) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Identity) GetLinkedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LinkedAt
+	}
+	return nil
+}
+
 // AdminBinding lets a user administer: everything, or one project.
 type AdminBinding struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -149,7 +228,7 @@ type AdminBinding struct {
 
 func (x *AdminBinding) Reset() {
 	*x = AdminBinding{}
-	mi := &file_sallyport_v1_directory_proto_msgTypes[1]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -161,7 +240,7 @@ func (x *AdminBinding) String() string {
 func (*AdminBinding) ProtoMessage() {}
 
 func (x *AdminBinding) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_directory_proto_msgTypes[1]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -174,7 +253,7 @@ func (x *AdminBinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdminBinding.ProtoReflect.Descriptor instead.
 func (*AdminBinding) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{1}
+	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *AdminBinding) GetRole() string {
@@ -203,7 +282,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_sallyport_v1_directory_proto_msgTypes[2]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -215,7 +294,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_directory_proto_msgTypes[2]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -228,7 +307,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Group) GetId() string {
@@ -272,7 +351,7 @@ type Project struct {
 
 func (x *Project) Reset() {
 	*x = Project{}
-	mi := &file_sallyport_v1_directory_proto_msgTypes[3]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -284,7 +363,7 @@ func (x *Project) String() string {
 func (*Project) ProtoMessage() {}
 
 func (x *Project) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_directory_proto_msgTypes[3]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -297,7 +376,7 @@ func (x *Project) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Project.ProtoReflect.Descriptor instead.
 func (*Project) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Project) GetId() string {
@@ -348,7 +427,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_sallyport_v1_directory_proto_msgTypes[4]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -360,7 +439,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_directory_proto_msgTypes[4]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -373,7 +452,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Cluster) GetId() string {
@@ -445,7 +524,7 @@ type StalenessBudgets struct {
 
 func (x *StalenessBudgets) Reset() {
 	*x = StalenessBudgets{}
-	mi := &file_sallyport_v1_directory_proto_msgTypes[5]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -457,7 +536,7 @@ func (x *StalenessBudgets) String() string {
 func (*StalenessBudgets) ProtoMessage() {}
 
 func (x *StalenessBudgets) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_directory_proto_msgTypes[5]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -470,7 +549,7 @@ func (x *StalenessBudgets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StalenessBudgets.ProtoReflect.Descriptor instead.
 func (*StalenessBudgets) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StalenessBudgets) GetReadSeconds() uint32 {
@@ -507,7 +586,7 @@ type Role struct {
 
 func (x *Role) Reset() {
 	*x = Role{}
-	mi := &file_sallyport_v1_directory_proto_msgTypes[6]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -519,7 +598,7 @@ func (x *Role) String() string {
 func (*Role) ProtoMessage() {}
 
 func (x *Role) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_directory_proto_msgTypes[6]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -532,7 +611,7 @@ func (x *Role) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Role.ProtoReflect.Descriptor instead.
 func (*Role) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Role) GetName() string {
@@ -581,7 +660,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_sallyport_v1_directory_proto_msgTypes[7]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +672,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_directory_proto_msgTypes[7]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +685,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Rule) GetApiGroups() []string {
@@ -677,7 +756,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_sallyport_v1_directory_proto_msgTypes[8]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -689,7 +768,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_directory_proto_msgTypes[8]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -702,7 +781,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Grant) GetId() string {
@@ -800,7 +879,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_sallyport_v1_directory_proto_msgTypes[9]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -812,7 +891,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_directory_proto_msgTypes[9]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -825,7 +904,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Device) GetId() string {
@@ -901,7 +980,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_sallyport_v1_directory_proto_msgTypes[10]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -913,7 +992,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_directory_proto_msgTypes[10]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -926,7 +1005,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Session) GetId() string {
@@ -1003,7 +1082,7 @@ type Agent struct {
 
 func (x *Agent) Reset() {
 	*x = Agent{}
-	mi := &file_sallyport_v1_directory_proto_msgTypes[11]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1015,7 +1094,7 @@ func (x *Agent) String() string {
 func (*Agent) ProtoMessage() {}
 
 func (x *Agent) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_v1_directory_proto_msgTypes[11]
+	mi := &file_sallyport_v1_directory_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1028,7 +1107,7 @@ func (x *Agent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Agent.ProtoReflect.Descriptor instead.
 func (*Agent) Descriptor() ([]byte, []int) {
-	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_v1_directory_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Agent) GetId() string {
@@ -1084,7 +1163,7 @@ var File_sallyport_v1_directory_proto protoreflect.FileDescriptor
 
 const file_sallyport_v1_directory_proto_rawDesc = "" +
 	"\n" +
-	"\x1csallyport/v1/directory.proto\x12\fsallyport.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc9\x02\n" +
+	"\x1csallyport/v1/directory.proto\x12\fsallyport.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x03\n" +
 	"\x04User\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12!\n" +
@@ -1095,7 +1174,15 @@ const file_sallyport_v1_directory_proto_rawDesc = "" +
 	"\x0fauth_generation\x18\x06 \x01(\x04R\x0eauthGeneration\x12!\n" +
 	"\fhas_password\x18\a \x01(\bR\vhasPassword\x120\n" +
 	"\x05admin\x18\b \x03(\v2\x1a.sallyport.v1.AdminBindingR\x05admin\x12#\n" +
-	"\rsecond_factor\x18\x14 \x01(\bR\fsecondFactor\"A\n" +
+	"\rsecond_factor\x18\x14 \x01(\bR\fsecondFactor\x126\n" +
+	"\n" +
+	"identities\x18\x15 \x03(\v2\x16.sallyport.v1.IdentityR\n" +
+	"identities\"\x91\x01\n" +
+	"\bIdentity\x12\x1a\n" +
+	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x16\n" +
+	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x127\n" +
+	"\tlinked_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\blinkedAt\"A\n" +
 	"\fAdminBinding\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x1d\n" +
 	"\n" +
@@ -1206,42 +1293,45 @@ func file_sallyport_v1_directory_proto_rawDescGZIP() []byte {
 	return file_sallyport_v1_directory_proto_rawDescData
 }
 
-var file_sallyport_v1_directory_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_sallyport_v1_directory_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_sallyport_v1_directory_proto_goTypes = []any{
 	(*User)(nil),                  // 0: sallyport.v1.User
-	(*AdminBinding)(nil),          // 1: sallyport.v1.AdminBinding
-	(*Group)(nil),                 // 2: sallyport.v1.Group
-	(*Project)(nil),               // 3: sallyport.v1.Project
-	(*Cluster)(nil),               // 4: sallyport.v1.Cluster
-	(*StalenessBudgets)(nil),      // 5: sallyport.v1.StalenessBudgets
-	(*Role)(nil),                  // 6: sallyport.v1.Role
-	(*Rule)(nil),                  // 7: sallyport.v1.Rule
-	(*Grant)(nil),                 // 8: sallyport.v1.Grant
-	(*Device)(nil),                // 9: sallyport.v1.Device
-	(*Session)(nil),               // 10: sallyport.v1.Session
-	(*Agent)(nil),                 // 11: sallyport.v1.Agent
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*Identity)(nil),              // 1: sallyport.v1.Identity
+	(*AdminBinding)(nil),          // 2: sallyport.v1.AdminBinding
+	(*Group)(nil),                 // 3: sallyport.v1.Group
+	(*Project)(nil),               // 4: sallyport.v1.Project
+	(*Cluster)(nil),               // 5: sallyport.v1.Cluster
+	(*StalenessBudgets)(nil),      // 6: sallyport.v1.StalenessBudgets
+	(*Role)(nil),                  // 7: sallyport.v1.Role
+	(*Rule)(nil),                  // 8: sallyport.v1.Rule
+	(*Grant)(nil),                 // 9: sallyport.v1.Grant
+	(*Device)(nil),                // 10: sallyport.v1.Device
+	(*Session)(nil),               // 11: sallyport.v1.Session
+	(*Agent)(nil),                 // 12: sallyport.v1.Agent
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_sallyport_v1_directory_proto_depIdxs = []int32{
-	12, // 0: sallyport.v1.User.created_at:type_name -> google.protobuf.Timestamp
-	1,  // 1: sallyport.v1.User.admin:type_name -> sallyport.v1.AdminBinding
-	12, // 2: sallyport.v1.Group.created_at:type_name -> google.protobuf.Timestamp
-	12, // 3: sallyport.v1.Project.created_at:type_name -> google.protobuf.Timestamp
-	12, // 4: sallyport.v1.Cluster.created_at:type_name -> google.protobuf.Timestamp
-	5,  // 5: sallyport.v1.Cluster.budgets:type_name -> sallyport.v1.StalenessBudgets
-	7,  // 6: sallyport.v1.Role.rules:type_name -> sallyport.v1.Rule
-	12, // 7: sallyport.v1.Grant.expires_at:type_name -> google.protobuf.Timestamp
-	12, // 8: sallyport.v1.Grant.created_at:type_name -> google.protobuf.Timestamp
-	12, // 9: sallyport.v1.Device.created_at:type_name -> google.protobuf.Timestamp
-	12, // 10: sallyport.v1.Device.last_login_at:type_name -> google.protobuf.Timestamp
-	12, // 11: sallyport.v1.Session.created_at:type_name -> google.protobuf.Timestamp
-	12, // 12: sallyport.v1.Session.expires_at:type_name -> google.protobuf.Timestamp
-	12, // 13: sallyport.v1.Agent.created_at:type_name -> google.protobuf.Timestamp
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	13, // 0: sallyport.v1.User.created_at:type_name -> google.protobuf.Timestamp
+	2,  // 1: sallyport.v1.User.admin:type_name -> sallyport.v1.AdminBinding
+	1,  // 2: sallyport.v1.User.identities:type_name -> sallyport.v1.Identity
+	13, // 3: sallyport.v1.Identity.linked_at:type_name -> google.protobuf.Timestamp
+	13, // 4: sallyport.v1.Group.created_at:type_name -> google.protobuf.Timestamp
+	13, // 5: sallyport.v1.Project.created_at:type_name -> google.protobuf.Timestamp
+	13, // 6: sallyport.v1.Cluster.created_at:type_name -> google.protobuf.Timestamp
+	6,  // 7: sallyport.v1.Cluster.budgets:type_name -> sallyport.v1.StalenessBudgets
+	8,  // 8: sallyport.v1.Role.rules:type_name -> sallyport.v1.Rule
+	13, // 9: sallyport.v1.Grant.expires_at:type_name -> google.protobuf.Timestamp
+	13, // 10: sallyport.v1.Grant.created_at:type_name -> google.protobuf.Timestamp
+	13, // 11: sallyport.v1.Device.created_at:type_name -> google.protobuf.Timestamp
+	13, // 12: sallyport.v1.Device.last_login_at:type_name -> google.protobuf.Timestamp
+	13, // 13: sallyport.v1.Session.created_at:type_name -> google.protobuf.Timestamp
+	13, // 14: sallyport.v1.Session.expires_at:type_name -> google.protobuf.Timestamp
+	13, // 15: sallyport.v1.Agent.created_at:type_name -> google.protobuf.Timestamp
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_v1_directory_proto_init() }
@@ -1255,7 +1345,7 @@ func file_sallyport_v1_directory_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_v1_directory_proto_rawDesc), len(file_sallyport_v1_directory_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -57,6 +57,12 @@ const (
 	// AdminServiceResetSecondFactorProcedure is the fully-qualified name of the AdminService's
 	// ResetSecondFactor RPC.
 	AdminServiceResetSecondFactorProcedure = "/sallyport.v1.AdminService/ResetSecondFactor"
+	// AdminServiceLinkIdentityProcedure is the fully-qualified name of the AdminService's LinkIdentity
+	// RPC.
+	AdminServiceLinkIdentityProcedure = "/sallyport.v1.AdminService/LinkIdentity"
+	// AdminServiceUnlinkIdentityProcedure is the fully-qualified name of the AdminService's
+	// UnlinkIdentity RPC.
+	AdminServiceUnlinkIdentityProcedure = "/sallyport.v1.AdminService/UnlinkIdentity"
 	// AdminServiceCreateGroupProcedure is the fully-qualified name of the AdminService's CreateGroup
 	// RPC.
 	AdminServiceCreateGroupProcedure = "/sallyport.v1.AdminService/CreateGroup"
@@ -139,6 +145,10 @@ type AdminServiceClient interface {
 	// ResetSecondFactor takes a user's second factor away and ends what was logged
 	// in: a lost telephone may be in other hands.
 	ResetSecondFactor(context.Context, *connect.Request[v1.ResetSecondFactorRequest]) (*connect.Response[v1.ResetSecondFactorResponse], error)
+	// LinkIdentity lets a user log in through an upstream provider, as a subject
+	// of it; UnlinkIdentity undoes it and ends what was logged in.
+	LinkIdentity(context.Context, *connect.Request[v1.LinkIdentityRequest]) (*connect.Response[v1.LinkIdentityResponse], error)
+	UnlinkIdentity(context.Context, *connect.Request[v1.UnlinkIdentityRequest]) (*connect.Response[v1.LinkIdentityResponse], error)
 	CreateGroup(context.Context, *connect.Request[v1.CreateGroupRequest]) (*connect.Response[v1.Group], error)
 	ListGroups(context.Context, *connect.Request[v1.ListGroupsRequest]) (*connect.Response[v1.ListGroupsResponse], error)
 	AddMember(context.Context, *connect.Request[v1.MemberRequest]) (*connect.Response[v1.Group], error)
@@ -247,6 +257,18 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			httpClient,
 			baseURL+AdminServiceResetSecondFactorProcedure,
 			connect.WithSchema(adminServiceMethods.ByName("ResetSecondFactor")),
+			connect.WithClientOptions(opts...),
+		),
+		linkIdentity: connect.NewClient[v1.LinkIdentityRequest, v1.LinkIdentityResponse](
+			httpClient,
+			baseURL+AdminServiceLinkIdentityProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("LinkIdentity")),
+			connect.WithClientOptions(opts...),
+		),
+		unlinkIdentity: connect.NewClient[v1.UnlinkIdentityRequest, v1.LinkIdentityResponse](
+			httpClient,
+			baseURL+AdminServiceUnlinkIdentityProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("UnlinkIdentity")),
 			connect.WithClientOptions(opts...),
 		),
 		createGroup: connect.NewClient[v1.CreateGroupRequest, v1.Group](
@@ -408,6 +430,8 @@ type adminServiceClient struct {
 	bindAdmin         *connect.Client[v1.BindAdminRequest, v1.BindAdminResponse]
 	unbindAdmin       *connect.Client[v1.BindAdminRequest, v1.BindAdminResponse]
 	resetSecondFactor *connect.Client[v1.ResetSecondFactorRequest, v1.ResetSecondFactorResponse]
+	linkIdentity      *connect.Client[v1.LinkIdentityRequest, v1.LinkIdentityResponse]
+	unlinkIdentity    *connect.Client[v1.UnlinkIdentityRequest, v1.LinkIdentityResponse]
 	createGroup       *connect.Client[v1.CreateGroupRequest, v1.Group]
 	listGroups        *connect.Client[v1.ListGroupsRequest, v1.ListGroupsResponse]
 	addMember         *connect.Client[v1.MemberRequest, v1.Group]
@@ -482,6 +506,16 @@ func (c *adminServiceClient) UnbindAdmin(ctx context.Context, req *connect.Reque
 // ResetSecondFactor calls sallyport.v1.AdminService.ResetSecondFactor.
 func (c *adminServiceClient) ResetSecondFactor(ctx context.Context, req *connect.Request[v1.ResetSecondFactorRequest]) (*connect.Response[v1.ResetSecondFactorResponse], error) {
 	return c.resetSecondFactor.CallUnary(ctx, req)
+}
+
+// LinkIdentity calls sallyport.v1.AdminService.LinkIdentity.
+func (c *adminServiceClient) LinkIdentity(ctx context.Context, req *connect.Request[v1.LinkIdentityRequest]) (*connect.Response[v1.LinkIdentityResponse], error) {
+	return c.linkIdentity.CallUnary(ctx, req)
+}
+
+// UnlinkIdentity calls sallyport.v1.AdminService.UnlinkIdentity.
+func (c *adminServiceClient) UnlinkIdentity(ctx context.Context, req *connect.Request[v1.UnlinkIdentityRequest]) (*connect.Response[v1.LinkIdentityResponse], error) {
+	return c.unlinkIdentity.CallUnary(ctx, req)
 }
 
 // CreateGroup calls sallyport.v1.AdminService.CreateGroup.
@@ -620,6 +654,10 @@ type AdminServiceHandler interface {
 	// ResetSecondFactor takes a user's second factor away and ends what was logged
 	// in: a lost telephone may be in other hands.
 	ResetSecondFactor(context.Context, *connect.Request[v1.ResetSecondFactorRequest]) (*connect.Response[v1.ResetSecondFactorResponse], error)
+	// LinkIdentity lets a user log in through an upstream provider, as a subject
+	// of it; UnlinkIdentity undoes it and ends what was logged in.
+	LinkIdentity(context.Context, *connect.Request[v1.LinkIdentityRequest]) (*connect.Response[v1.LinkIdentityResponse], error)
+	UnlinkIdentity(context.Context, *connect.Request[v1.UnlinkIdentityRequest]) (*connect.Response[v1.LinkIdentityResponse], error)
 	CreateGroup(context.Context, *connect.Request[v1.CreateGroupRequest]) (*connect.Response[v1.Group], error)
 	ListGroups(context.Context, *connect.Request[v1.ListGroupsRequest]) (*connect.Response[v1.ListGroupsResponse], error)
 	AddMember(context.Context, *connect.Request[v1.MemberRequest]) (*connect.Response[v1.Group], error)
@@ -724,6 +762,18 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		AdminServiceResetSecondFactorProcedure,
 		svc.ResetSecondFactor,
 		connect.WithSchema(adminServiceMethods.ByName("ResetSecondFactor")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceLinkIdentityHandler := connect.NewUnaryHandler(
+		AdminServiceLinkIdentityProcedure,
+		svc.LinkIdentity,
+		connect.WithSchema(adminServiceMethods.ByName("LinkIdentity")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceUnlinkIdentityHandler := connect.NewUnaryHandler(
+		AdminServiceUnlinkIdentityProcedure,
+		svc.UnlinkIdentity,
+		connect.WithSchema(adminServiceMethods.ByName("UnlinkIdentity")),
 		connect.WithHandlerOptions(opts...),
 	)
 	adminServiceCreateGroupHandler := connect.NewUnaryHandler(
@@ -892,6 +942,10 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceUnbindAdminHandler.ServeHTTP(w, r)
 		case AdminServiceResetSecondFactorProcedure:
 			adminServiceResetSecondFactorHandler.ServeHTTP(w, r)
+		case AdminServiceLinkIdentityProcedure:
+			adminServiceLinkIdentityHandler.ServeHTTP(w, r)
+		case AdminServiceUnlinkIdentityProcedure:
+			adminServiceUnlinkIdentityHandler.ServeHTTP(w, r)
 		case AdminServiceCreateGroupProcedure:
 			adminServiceCreateGroupHandler.ServeHTTP(w, r)
 		case AdminServiceListGroupsProcedure:
@@ -987,6 +1041,14 @@ func (UnimplementedAdminServiceHandler) UnbindAdmin(context.Context, *connect.Re
 
 func (UnimplementedAdminServiceHandler) ResetSecondFactor(context.Context, *connect.Request[v1.ResetSecondFactorRequest]) (*connect.Response[v1.ResetSecondFactorResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.ResetSecondFactor is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) LinkIdentity(context.Context, *connect.Request[v1.LinkIdentityRequest]) (*connect.Response[v1.LinkIdentityResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.LinkIdentity is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) UnlinkIdentity(context.Context, *connect.Request[v1.UnlinkIdentityRequest]) (*connect.Response[v1.LinkIdentityResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.UnlinkIdentity is not implemented"))
 }
 
 func (UnimplementedAdminServiceHandler) CreateGroup(context.Context, *connect.Request[v1.CreateGroupRequest]) (*connect.Response[v1.Group], error) {
