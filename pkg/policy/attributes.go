@@ -18,6 +18,9 @@ type Attributes struct {
 	// SelectedName is the exact metadata.name field selector of a list, watch or
 	// deletecollection, empty without one.
 	SelectedName string
+	// WithoutOurs is true of a list, watch or deletecollection whose field selector
+	// leaves out both namespaces of Sallyport.
+	WithoutOurs bool
 	// MayCreate is true of an update or patch that makes the object where there is
 	// none: a PUT, and a server-side apply.
 	MayCreate bool

@@ -27,9 +27,11 @@ type Decision struct {
 // refusal.
 func (p *Policy) Decide(a Attributes) Decision {
 	at := p.now()
-	s, refusal := p.admit(&a, at)
+	s, refusal, next := p.admit(&a, at)
 	if refusal != "" {
-		return p.refuse(refusal)
+		d := p.refuse(refusal)
+		d.Next = next
+		return d
 	}
 	if a.selfReview() {
 		return Decision{
@@ -49,28 +51,35 @@ func (p *Policy) Decide(a Attributes) Decision {
 	return d
 }
 
+// What the asker can do about a refusal that precedes every rule.
+const (
+	nextAsk     = "ask whoever manages the project for a grant"
+	nextSession = "'sallyport status' shows your session"
+)
+
 // admit holds what precedes every rule: who asks, and what nobody may do.
-func (p *Policy) admit(a *Attributes, at time.Time) (*subject, string) {
-	s := p.subjects[a.UserID]
+func (p *Policy) admit(a *Attributes, at time.Time) (s *subject, refusal, next string) {
+	s = p.subjects[a.UserID]
 	switch {
 	case p.closed != "":
-		return nil, "this cluster's policy cannot be used: " + p.closed
+		return nil, "this cluster's policy cannot be used: " + p.closed, "tell whoever runs this cluster's agent"
 	case a.UserID == "" || s == nil:
-		return nil, "nothing here is granted to you, or no longer"
+		return nil, "nothing here is granted to you, or no longer", nextAsk
 	case a.Generation < s.Generation:
-		return nil, "your sign-in was ended: run 'sallyport login'"
+		return nil, "your sign-in was ended: run 'sallyport login'", nextSession
 	case s.revokedDevices[a.DeviceID]:
-		return nil, "this device was revoked: ask an administrator"
+		return nil, "this device was revoked: ask an administrator", nextSession
 	case s.revokedSessions[a.SessionID]:
-		return nil, "this session was ended: run 'sallyport login'"
+		return nil, "this session was ended: run 'sallyport login'", nextSession
 	case !s.holds(at):
-		return nil, "every grant you held here has expired"
+		return nil, "every grant you held here has expired", nextAsk
 	case a.Verb == "":
-		return nil, "the request has no verb"
+		return nil, "the request has no verb", "no grant allows it"
 	case neverAllowed(a.Verb):
-		return nil, "no role admits the verb " + printable(a.Verb)
+		return nil, "no role admits the verb " + printable(a.Verb), "no grant allows it"
 	}
-	return s, ours(*a)
+	refusal, next = ours(*a)
+	return s, refusal, next
 }
 
 func (s *subject) holds(at time.Time) bool {
@@ -110,16 +119,17 @@ func (p *Policy) decide(s *subject, a *Attributes, at time.Time) (Decision, bool
 		d.Reason = fmt.Sprintf("role %s in %s, by grant %s", d.Role, by.where(), d.Grant)
 		return d, true
 	}
-	d.Reason = fmt.Sprintf("role %s forbids it in %s, by grant %s", d.Role, by.where(), d.Grant)
+	forbids := fmt.Sprintf("rule %d of role %s forbids", number, d.Role)
+	d.Reason = fmt.Sprintf("%s it in %s, by grant %s", forbids, by.where(), d.Grant)
 	switch named := len(role.rule(number).GetResourceNames()) > 0 && a.target() == ""; {
 	case a.collection() && a.Namespace == "" && by.scope != wholeCluster:
-		d.Reason = fmt.Sprintf("role %s forbids it in %s, and a list of all namespaces is not trimmed, by grant %s", d.Role, by.where(), d.Grant)
+		d.Reason = fmt.Sprintf("%s it in %s, by grant %s, and a list of all namespaces is not trimmed", forbids, by.where(), d.Grant)
 		d.Next = "name a namespace with -n"
 	case named && a.collection():
-		d.Reason = fmt.Sprintf("role %s forbids some of them by name in %s, and a list is not trimmed, by grant %s", d.Role, by.where(), d.Grant)
+		d.Reason = fmt.Sprintf("%s some of them by name in %s, by grant %s, and a list is not trimmed", forbids, by.where(), d.Grant)
 		d.Next = nameOne
 	case named:
-		d.Reason = fmt.Sprintf("role %s forbids some of them by name in %s, and the request names none, by grant %s", d.Role, by.where(), d.Grant)
+		d.Reason = fmt.Sprintf("%s some of them by name in %s, by grant %s, and the request names none", forbids, by.where(), d.Grant)
 		if a.Verb == "create" {
 			d.Next = "'kubectl apply --server-side' names what it creates"
 		}

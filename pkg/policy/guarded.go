@@ -60,12 +60,13 @@ const (
 	UsersNamespace  = "sallyport-users"
 )
 
-// ours says why a request that touches our own namespaces is refused, or "".
-// The refusal precedes every rule.
-func ours(a Attributes) string {
+// ours says why a request that touches our own namespaces is refused, and what
+// to do instead, or nothing. The refusal precedes every rule.
+func ours(a Attributes) (refusal, next string) {
 	if !a.ResourceRequest {
-		return ""
+		return "", ""
 	}
+	const closed, never = " belongs to Sallyport and is closed to everyone", "no grant opens it"
 	if a.APIGroup == "" && a.Resource == "namespaces" {
 		name := a.Name
 		if name == "" {
@@ -73,18 +74,26 @@ func ours(a Attributes) string {
 		}
 		switch {
 		case a.Verb == "deletecollection":
-			return "namespaces are deleted one by one: all of them would include Sallyport's own"
+			return "namespaces are deleted one by one: all of them would include Sallyport's own", "delete them by name"
 		case (name == SystemNamespace || name == UsersNamespace) && !reads(a.Verb):
-			return "namespace " + name + " belongs to Sallyport and is closed to everyone"
+			return "namespace " + name + closed, never
 		}
-		return ""
+		return "", ""
 	}
 	if a.Namespace == SystemNamespace || a.Namespace == UsersNamespace {
-		return "namespace " + a.Namespace + " belongs to Sallyport and is closed to everyone"
+		return "namespace " + a.Namespace + closed, never
 	}
-	// RBAC cannot take one namespace out of a list of all of them.
-	if a.APIGroup == "" && a.Resource == "secrets" && a.Namespace == "" {
-		return "the Secrets of all namespaces include Sallyport's own: name a namespace"
+	// RBAC cannot take one namespace out of a list of all of them, but who lists
+	// can: Kubernetes then leaves ours out, and we have not touched the answer.
+	if a.APIGroup == "" && a.Resource == "secrets" && a.Namespace == "" && !a.WithoutOurs {
+		next := "name a namespace with -n"
+		if a.collection() {
+			next += ", or leave ours out: --field-selector " + leaveOurs
+		}
+		return "the Secrets of all namespaces include Sallyport's own, and a list is not trimmed", next
 	}
-	return ""
+	return "", ""
 }
+
+// leaveOurs is a field selector that leaves our namespaces out.
+const leaveOurs = "metadata.namespace!=" + SystemNamespace + ",metadata.namespace!=" + UsersNamespace

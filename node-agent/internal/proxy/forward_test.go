@@ -104,7 +104,7 @@ func TestRefusalIsAStatusThatSaysWhatToDo(t *testing.T) {
 		if res.StatusCode != 403 || s.Code != 403 || s.Reason != metav1.StatusReasonForbidden || s.Status != "Failure" || s.Details.Kind != "pods" || s.Details.Name != "web-1" {
 			t.Errorf("%s: %d %+v", proto, res.StatusCode, s)
 		}
-		for _, want := range []string{"get pods \"web-1\" in namespace team-b on cluster edge-1", "no grant lets shivam", "sallyport status", res.Header.Get("Audit-Id")} {
+		for _, want := range []string{"get pods \"web-1\" in namespace team-b on cluster edge-1", "no grant lets shivam", "sallyportctl why shivam get pods -n team-b --name web-1 --cluster edge-1", res.Header.Get("Audit-Id")} {
 			if !strings.Contains(s.Message, want) {
 				t.Errorf("%s: message %q lacks %q", proto, s.Message, want)
 			}

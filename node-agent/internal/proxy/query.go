@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/validate/content"
@@ -9,6 +10,9 @@ import (
 	metainternalversionscheme "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/selection"
+
+	"github.com/sallyport-mesh/sallyport/pkg/policy"
 )
 
 // once are the query parameters that Kubernetes takes the first of when they
@@ -81,6 +85,7 @@ func (q *reading) readSelection(query url.Values) *refusal {
 	if selector == nil {
 		return nil
 	}
+	q.attrs.WithoutOurs = leavesOut(selector, policy.SystemNamespace) && leavesOut(selector, policy.UsersNamespace)
 	if name, ok := selector.RequiresExactMatch("metadata.name"); ok && name != "" {
 		if len(content.IsPathSegmentName(name)) != 0 {
 			return badRequest("the field selector names no object")
@@ -88,4 +93,11 @@ func (q *reading) readSelection(query url.Values) *refusal {
 		q.attrs.SelectedName = name
 	}
 	return nil
+}
+
+// leavesOut reports whether a field selector matches nothing of a namespace.
+func leavesOut(selector fields.Selector, namespace string) bool {
+	return slices.ContainsFunc(selector.Requirements(), func(r fields.Requirement) bool {
+		return r.Field == "metadata.namespace" && r.Operator == selection.NotEquals && r.Value == namespace
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,6 +31,7 @@ func (f *refusal) Error() string { return f.message }
 const (
 	nextStatus = "'sallyport status' shows what you hold here"
 	nextLogin  = "'sallyport status' shows your session"
+	nextAsk    = "ask whoever manages the project"
 )
 
 func badRequest(message string) *refusal {
@@ -63,11 +65,7 @@ func unauthorized(message string) *refusal {
 // denied is the policy's no. Its reason names what is missing and nothing that
 // the person may not see.
 func denied(d policy.Decision) *refusal {
-	next := nextStatus + "; ask whoever manages the project for a grant"
-	if d.Next != "" {
-		next = d.Next + "; " + nextStatus
-	}
-	return &refusal{code: http.StatusForbidden, reason: metav1.StatusReasonForbidden, message: d.Reason, next: next, decision: &d}
+	return &refusal{code: http.StatusForbidden, reason: metav1.StatusReasonForbidden, message: d.Reason, next: d.Next, decision: &d}
 }
 
 // unavailable is a no that has nothing to do with the person. It says nothing
@@ -105,11 +103,8 @@ func clientGone() *refusal {
 // request's id and what to run next.
 func (x *exchange) status(bad *refusal) *metav1.Status {
 	message := "sallyport: " + x.what() + ": " + bad.message
-	if bad.decision != nil && bad.decision.Rule != "" {
-		message += " (" + bad.decision.Rule + ")"
-	}
-	if bad.next != "" {
-		message += "; " + bad.next
+	if next := x.next(bad); next != "" {
+		message += "; " + next
 	}
 	s := &metav1.Status{
 		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
@@ -124,6 +119,36 @@ func (x *exchange) status(bad *refusal) *metav1.Status {
 	}
 	return s
 }
+
+// next is what to run next. Where only a grant helps, it is what whoever can
+// give one would run, ready to be passed on.
+func (x *exchange) next(bad *refusal) string {
+	if bad.decision == nil || bad.next != "" {
+		return bad.next
+	}
+	if x.reading == nil || !x.reading.attrs.ResourceRequest || x.subject.Name == "" {
+		return nextStatus + "; " + nextAsk + " for a grant"
+	}
+	a := x.reading.attrs
+	words := []string{"sallyportctl", "why", x.subject.Name, a.Verb, a.Resource}
+	if a.Subresource != "" {
+		words[4] += "/" + a.Subresource
+	}
+	for _, flag := range [][2]string{{"--api-group", a.APIGroup}, {"-n", a.Namespace}, {"--name", a.Name}, {"--cluster", x.p.cfg.ClusterName}} {
+		if flag[1] != "" {
+			words = append(words, flag[0], flag[1])
+		}
+	}
+	for _, w := range words {
+		if strings.Trim(w, plainWord) != "" {
+			return nextStatus + "; " + nextAsk + " for a grant"
+		}
+	}
+	return nextAsk + ", who sees more with: " + strings.Join(words, " ")
+}
+
+// plainWord is what a shell takes as it is; names hold little else.
+const plainWord = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:/@"
 
 // what says in a few words what was asked for.
 func (x *exchange) what() string {
