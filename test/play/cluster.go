@@ -73,7 +73,7 @@ func (w *World) Import(ctx context.Context, c *Cluster) error {
 	if err := os.RemoveAll(token); err != nil {
 		return err
 	}
-	if r, err := w.Admin(ctx, "", "cluster", "remove", c.Name); err != nil && !strings.Contains(r.Stderr, "no cluster") {
+	if r, err := w.Admin(ctx, "", "cluster", "remove", "--yes", c.Name); err != nil && !strings.Contains(r.Stderr, "no cluster") {
 		return err
 	}
 	r, err := w.Admin(ctx, "", "cluster", "add", "--project", c.Project, "--ceiling", "admin", "--beside", token, c.Name)

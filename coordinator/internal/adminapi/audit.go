@@ -53,6 +53,23 @@ func (s *Server) SearchAudit(ctx context.Context, req *connect.Request[apiv1.Sea
 	return c.end(err)
 }
 
+// GetAuditRecord finds one request by its id.
+func (s *Server) GetAuditRecord(ctx context.Context, req *connect.Request[apiv1.GetAuditRecordRequest]) (*connect.Response[apiv1.AuditRecord], error) {
+	rec, projectID, findErr := s.cfg.Find(ctx, req.Msg.RequestId)
+	scope := everywhere
+	if _, there := s.snap().Projects[projectID]; there {
+		scope = projectID
+	}
+	c, err := s.begin(ctx, scope, "audit", "read", "audit of request "+req.Msg.RequestId)
+	if err != nil {
+		return nil, err
+	}
+	if findErr == nil && rec == nil {
+		findErr = &directory.NotFoundError{Kind: "request", Ref: req.Msg.RequestId}
+	}
+	return answer(c, rec, findErr)
+}
+
 // whileAllowed ends a stream when the caller's session does, or when a change of
 // the directory takes the right to it away: what was decided at its beginning
 // must go on to hold.

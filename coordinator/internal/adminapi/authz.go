@@ -39,10 +39,13 @@ var permissions = map[string][][2]string{
 	"administrator": {{"*", "*"}},
 	"auditor":       {{"*", "read"}},
 	"project-manager": {
-		{"project", "read"}, {"cluster", "read"}, {"grant", "*"}, {"access", "*"}, {"audit", "read"}, {"role", "read"},
+		{"project", "read"}, {"cluster", "read"}, {"role", "read"}, {"audit", "read"},
+		// Of the people who hold a grant in the project, and only of them.
+		{"user", "read"}, {"group", "read"}, {"device", "read"}, {"session", "read"}, {"session", "end"},
+		{"grant", "*"}, {"access", "*"},
 	},
 	"cluster-operator": {
-		{"project", "read"}, {"cluster", "*"}, {"role", "read"},
+		{"project", "read"}, {"cluster", "*"}, {"role", "read"}, {"ca", "read"},
 	},
 }
 

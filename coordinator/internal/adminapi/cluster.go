@@ -83,16 +83,20 @@ func (s *Server) ListClusters(ctx context.Context, req *connect.Request[apiv1.Li
 	for _, cl := range sorted(snap.Clusters, func(cl *apiv1.Cluster) bool {
 		return visible(cl.ProjectId) && (only == "" || cl.ProjectId == only)
 	}) {
-		status := &apiv1.ClusterStatus{Cluster: cl, Project: snap.Projects[cl.ProjectId].GetName(), BundleRevision: s.cfg.BundleRevision(cl.Id)}
-		for _, a := range snap.AgentsOf(cl.Id) {
-			as := s.cfg.Agent(a.Id)
-			as.Agent = a
-			_, as.OverlayAddresses = s.cfg.Addresses(a.Id)
-			status.Agents = append(status.Agents, as)
-		}
-		res.Clusters = append(res.Clusters, status)
+		res.Clusters = append(res.Clusters, s.clusterStatus(snap, cl))
 	}
 	return answer(c, res, nil)
+}
+
+func (s *Server) clusterStatus(snap *directory.Snapshot, cl *apiv1.Cluster) *apiv1.ClusterStatus {
+	out := &apiv1.ClusterStatus{Cluster: cl, Project: snap.Projects[cl.ProjectId].GetName(), BundleRevision: s.cfg.BundleRevision(cl.Id)}
+	for _, a := range snap.AgentsOf(cl.Id) {
+		as := s.cfg.Agent(a.Id)
+		as.Agent = a
+		_, as.OverlayAddresses = s.cfg.Addresses(a.Id)
+		out.Agents = append(out.Agents, as)
+	}
+	return out
 }
 
 // CreateJoinToken makes a token for another replica.
@@ -146,6 +150,20 @@ func (s *Server) RemoveAgent(ctx context.Context, req *connect.Request[apiv1.Rem
 		err = s.cfg.Forget(ctx, req.Msg.Agent)
 	}
 	return answer(c, &apiv1.RemoveAgentResponse{Revision: rev}, err)
+}
+
+// mayIn says in which projects the caller may do act to obj.
+func (s *Server) mayIn(ctx context.Context, obj, act string) func(projectID string) bool {
+	var in []string
+	if from := caller.From(ctx); from.User != nil {
+		var err error
+		if in, err = s.authz.projects(from.User.Id, obj, act); err != nil {
+			in = nil
+		}
+	} else if from.Local {
+		in = []string{everywhere}
+	}
+	return func(id string) bool { return len(in) > 0 && (in[0] == everywhere || slices.Contains(in, id)) }
 }
 
 // beginVisible begins a list whose entries belong to projects: it is allowed to

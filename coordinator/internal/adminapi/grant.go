@@ -50,17 +50,25 @@ func (s *Server) ListGrants(ctx context.Context, req *connect.Request[apiv1.List
 	res := &apiv1.ListGrantsResponse{}
 	for _, g := range snap.Grants {
 		if visible(projectOf(snap, g)) && want(g) {
-			res.Grants = append(res.Grants, &apiv1.GrantView{
-				Grant:   g,
-				Subject: cmp.Or(snap.Users[g.UserId].GetName(), snap.Groups[g.GroupId].GetName()),
-				Target:  cmp.Or(snap.Clusters[g.ClusterId].GetName(), snap.Projects[g.ProjectId].GetName()),
-			})
+			res.Grants = append(res.Grants, grantView(snap, g))
 		}
 	}
-	slices.SortFunc(res.Grants, func(a, b *apiv1.GrantView) int {
+	sortGrants(res.Grants)
+	return answer(c, res, nil)
+}
+
+func grantView(snap *directory.Snapshot, g *apiv1.Grant) *apiv1.GrantView {
+	return &apiv1.GrantView{
+		Grant:   g,
+		Subject: cmp.Or(snap.Users[g.UserId].GetName(), snap.Groups[g.GroupId].GetName()),
+		Target:  cmp.Or(snap.Clusters[g.ClusterId].GetName(), snap.Projects[g.ProjectId].GetName()),
+	}
+}
+
+func sortGrants(views []*apiv1.GrantView) {
+	slices.SortFunc(views, func(a, b *apiv1.GrantView) int {
 		return cmp.Or(cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Target, b.Target), cmp.Compare(a.Grant.Id, b.Grant.Id))
 	})
-	return answer(c, res, nil)
 }
 
 // DeleteGrant ends a grant and streams what the agents did.

@@ -2,6 +2,7 @@ package adminapi
 
 import (
 	"context"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -18,13 +19,17 @@ func (s *Server) CreateGroup(ctx context.Context, req *connect.Request[apiv1.Cre
 	return answer(c, g, err)
 }
 
-// ListGroups lists groups by name.
+// ListGroups lists the groups that the caller may see, by name.
 func (s *Server) ListGroups(ctx context.Context, _ *connect.Request[apiv1.ListGroupsRequest]) (*connect.Response[apiv1.ListGroupsResponse], error) {
-	c, err := s.begin(ctx, everywhere, "group", "read", "groups")
+	c, visible, err := s.beginVisible(ctx, "group", "groups")
 	if err != nil {
 		return nil, err
 	}
-	return answer(c, &apiv1.ListGroupsResponse{Groups: sorted(s.snap().Groups, nil)}, nil)
+	snap := s.snap()
+	who := reachOf(snap, time.Now()).groups
+	return answer(c, &apiv1.ListGroupsResponse{
+		Groups: sorted(snap.Groups, func(g *apiv1.Group) bool { return seen(who[g.Id], visible) }),
+	}, nil)
 }
 
 // AddMember puts a user into a group.

@@ -37,6 +37,11 @@ type Config struct {
 	// Search answers an audit search within the given clusters (ids), nil for
 	// all of them.
 	Search func(ctx context.Context, req *apiv1.SearchAuditRequest, clusters []string, send func(*apiv1.AuditRecord) error) error
+	// Find looks a request up by its audit id: the record and the project that its
+	// cluster was in, "" for the coordinator's own; nil if there is none.
+	Find func(ctx context.Context, auditID string) (rec *apiv1.AuditRecord, projectID string, err error)
+	// CA is what everybody may know of the certificate authority.
+	CA func() *apiv1.CAInfo
 	// Record puts an act of an administrator on record, durably.
 	Record func(ctx context.Context, e *audit.Event) error
 	// JoinToken makes the text of a join token out of its secret; WelcomeURL the

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/caller"
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/directory"
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/publish"
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/store/storetest"
 	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
 	"github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1/apiv1connect"
@@ -64,6 +65,12 @@ func newService(t *testing.T) *service {
 			}
 			return err
 		},
+		Find:   s.find,
+		CA:     func() *apiv1.CAInfo { return &apiv1.CAInfo{TrustDomain: "example.test"} },
+		Forget: func(context.Context, string) error { return nil },
+		Bundle: func(snap *directory.Snapshot, clusterID string) *apiv1.Bundle {
+			return publish.BundleFor(snap, clusterID, publish.Issuer{TrustDomain: "example.test"})
+		},
 		Record: func(_ context.Context, e *audit.Event) error {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -103,6 +110,15 @@ func (s *service) as(t *testing.T, name string) {
 		c.Session, c.Device = session, s.dir.Snapshot().Devices[session.DeviceId]
 	}
 	s.caller = c
+}
+
+// find knows one request of each project, by the project's name.
+func (s *service) find(_ context.Context, auditID string) (*apiv1.AuditRecord, string, error) {
+	p, err := s.dir.Snapshot().Project(auditID)
+	if err != nil {
+		return nil, "", nil
+	}
+	return &apiv1.AuditRecord{Project: p.Name}, p.Id, nil
 }
 
 func must[T any](t *testing.T) func(T, error) T {

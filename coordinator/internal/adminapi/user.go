@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -51,13 +52,17 @@ func (s *Server) welcome(ctx context.Context, userID string) (string, error) {
 	return s.cfg.WelcomeURL(w.Secret), nil
 }
 
-// ListUsers lists users by name.
+// ListUsers lists the users whom the caller may see, by name.
 func (s *Server) ListUsers(ctx context.Context, _ *connect.Request[apiv1.ListUsersRequest]) (*connect.Response[apiv1.ListUsersResponse], error) {
-	c, err := s.begin(ctx, everywhere, "user", "read", "users")
+	c, visible, err := s.beginVisible(ctx, "user", "users")
 	if err != nil {
 		return nil, err
 	}
-	return answer(c, &apiv1.ListUsersResponse{Users: sorted(s.snap().Users, nil)}, nil)
+	snap := s.snap()
+	who := reachOf(snap, time.Now()).users
+	return answer(c, &apiv1.ListUsersResponse{
+		Users: sorted(snap.Users, func(u *apiv1.User) bool { return seen(who[u.Id], visible) }),
+	}, nil)
 }
 
 // DeleteUser removes a user and what hangs on them.

@@ -150,6 +150,17 @@ func (a *Authority) Server(hosts []string) (*tls.Certificate, error) {
 // Root is the root certificate.
 func (a *Authority) Root() *x509.Certificate { return a.root }
 
+// Certificate is one of the authority's own, with what it issues for.
+type Certificate struct {
+	Role string // "root", "users", "agents" or "servers"
+	*x509.Certificate
+}
+
+// Certificates are the authority's own, the root first.
+func (a *Authority) Certificates() []Certificate {
+	return []Certificate{{"root", a.root}, {"users", a.users.cert}, {"agents", a.agents.cert}, {"servers", a.servers.cert}}
+}
+
 // RootPEM is what clients and agents check servers against.
 func (a *Authority) RootPEM() string { return string(pki.EncodeChain(a.root)) }
 

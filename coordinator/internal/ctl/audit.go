@@ -15,7 +15,7 @@ import (
 )
 
 func audit() *cli.Command {
-	return noun("audit", "who did what, where and when", auditSearch())
+	return noun("audit", "who did what, where and when", auditSearch(), auditShow())
 }
 
 func auditSearch() *cli.Command {
@@ -70,8 +70,36 @@ func auditSearch() *cli.Command {
 		})
 }
 
+func auditShow() *cli.Command {
+	return verb("show", "show one request by the id that its refusal or its record names",
+		"sallyportctl audit show 3f1c9b8e-2d4a-4c7b-9e21-5b7a0c6d8e90", []string{"REQUEST-ID"}, nil, func(c *cli.Context, s *session) error {
+			res, err := s.admin.GetAuditRecord(c.Context, connect.NewRequest(&apiv1.GetAuditRecordRequest{RequestId: c.Args().First()}))
+			if err != nil {
+				return err
+			}
+			if forPrograms(c) {
+				return printJSONRecord(c, res.Msg)
+			}
+			e, err := record.Decode(res.Msg.Intent)
+			if err != nil {
+				return fmt.Errorf("reading record %d of %s: %w", res.Msg.Seq, res.Msg.Log, err)
+			}
+			row, err := recordRow(res.Msg)
+			if err != nil {
+				return err
+			}
+			return detail(c, res.Msg, [][2]string{
+				{"request", e.AuditID}, {"time", row[0]}, {"user", strings.TrimSpace(e.User.Username + " " + e.User.UID)},
+				{"device", e.Ext.Device}, {"session", e.Ext.Session}, {"from", strings.Join(e.SourceIPs, ", ")},
+				{"cluster", e.Ext.Cluster}, {"project", res.Msg.Project}, {"verb", row[4]}, {"object", row[5]}, {"uri", e.RequestURI},
+				{"decision", row[6]}, {"reason", e.Ext.Reason}, {"result", row[7]},
+				{"record", fmt.Sprintf("%d of %s", res.Msg.Seq, res.Msg.Log)},
+			})
+		})
+}
+
 func printRecords(c *cli.Context, stream *connect.ServerStreamForClient[apiv1.AuditRecord]) error {
-	if c.String("output") == "json" {
+	if forPrograms(c) {
 		for stream.Receive() {
 			if err := printJSONRecord(c, stream.Msg()); err != nil {
 				return err
@@ -109,9 +137,8 @@ func printJSONRecord(c *cli.Context, r *apiv1.AuditRecord) error {
 	if len(r.Outcome) > 0 {
 		outcome = string(r.Outcome)
 	}
-	_, err := fmt.Fprintf(c.App.Writer, `{"log":%s,"seq":%d,"cluster":%s,"project":%s,"intent":%s,"outcome":%s}`+"\n",
-		strconv.Quote(r.Log), r.Seq, strconv.Quote(r.Cluster), strconv.Quote(r.Project), r.Intent, outcome)
-	return err
+	return printRaw(c, fmt.Appendf(nil, `{"log":%s,"seq":%d,"cluster":%s,"project":%s,"intent":%s,"outcome":%s}`+"\n",
+		strconv.Quote(r.Log), r.Seq, strconv.Quote(r.Cluster), strconv.Quote(r.Project), r.Intent, outcome))
 }
 
 func recordRow(r *apiv1.AuditRecord) ([]string, error) {

@@ -19,7 +19,7 @@ import (
 )
 
 func clusters() *cli.Command {
-	return noun("cluster", "clusters and the agents in them", clusterAdd(), clusterList(), clusterToken(), clusterRemove(), clusterRemoveAgent())
+	return noun("cluster", "clusters and the agents in them", clusterAdd(), clusterList(), clusterShow(), clusterChange(), clusterToken(), clusterRemove(), clusterRemoveAgent())
 }
 
 func clusterAdd() *cli.Command {
@@ -66,8 +66,8 @@ func clusterAdd() *cli.Command {
 						"make another one: sallyportctl cluster token "+params.Cluster)
 				}
 			}
-			if c.String("output") == "json" {
-				return printJSON(c.App.Writer, res.Msg)
+			if forPrograms(c) {
+				return printMessage(c, res.Msg)
 			}
 			text, err := manifest.Render(params)
 			if err != nil {
@@ -126,8 +126,8 @@ func clusterToken() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if c.String("output") == "json" {
-				return printJSON(c.App.Writer, res.Msg)
+			if forPrograms(c) {
+				return printMessage(c, res.Msg)
 			}
 			fmt.Fprintln(c.App.Writer, res.Msg.JoinToken)
 			return nil
@@ -135,15 +135,14 @@ func clusterToken() *cli.Command {
 }
 
 func clusterRemove() *cli.Command {
-	return verb("remove", "remove a cluster with its agents and grants, once the agents have taken down what they made", "sallyportctl cluster remove edge-1",
-		[]string{"CLUSTER"}, []cli.Flag{&cli.BoolFlag{Name: "force", Usage: "do not insist on the agents: one that is away is never heard again"}},
-		func(c *cli.Context, s *session) error {
-			stream, err := s.admin.DeleteCluster(c.Context, connect.NewRequest(&apiv1.DeleteClusterRequest{Cluster: c.Args().First(), Force: c.Bool("force")}))
+	return remover("cluster", "remove a cluster with its agents and grants, once the agents have taken down what they made",
+		func(c *cli.Context, s *session, ref string) error {
+			stream, err := s.admin.DeleteCluster(c.Context, connect.NewRequest(&apiv1.DeleteClusterRequest{Cluster: ref, Force: c.Bool("force")}))
 			if err != nil {
 				return err
 			}
 			return retired(effects(c, stream), c)
-		})
+		}, &cli.BoolFlag{Name: "force", Usage: "do not insist on the agents: one that is away is never heard again"})
 }
 
 // retired says what becomes of a cluster that some agent has not left yet.

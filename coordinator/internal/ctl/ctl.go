@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -42,18 +43,18 @@ func App(version string, stdout, stderr io.Writer) *cli.App {
 			&cli.StringFlag{Name: "socket", Usage: "use the coordinator's local socket at `PATH`", EnvVars: []string{"SALLYPORT_SOCKET"}},
 			&cli.StringFlag{Name: "home", Usage: "client state `DIR` whose login is used", EnvVars: []string{"SALLYPORT_HOME"}},
 			&cli.StringFlag{Name: "profile", Usage: "use the login of profile `NAME`", EnvVars: []string{"SALLYPORT_PROFILE"}},
-			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "`FORMAT`: table, json or name"},
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "`FORMAT`: table, json, yaml or name"},
 		},
 		Before: func(c *cli.Context) error {
-			switch c.String("output") {
-			case "table", "json", "name":
+			if slices.Contains(formats, c.String("output")) {
 				return nil
 			}
-			return process.Hint(fmt.Errorf("--output %q is not known", c.String("output")), "use table, json or name")
+			return process.WithExitCode(process.Hint(fmt.Errorf("--output %q is not known", c.String("output")),
+				"use table, json, yaml or name"), process.Misused)
 		},
 		OnUsageError: func(c *cli.Context, err error, _ bool) error { return usage(c, err) },
 		Commands: []*cli.Command{
-			whoami(), users(), groups(), projects(), clusters(), roles(), grants(), devices(), audit(), why(),
+			whoami(), users(), groups(), projects(), clusters(), roles(), grants(), devices(), sessions(), tokens(), authority(), audit(), why(),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -125,7 +126,7 @@ func verb(name, about, example string, args []string, flags []cli.Flag, run func
 			if _, ok := errors.AsType[*connect.Error](err); ok {
 				err = apiclient.Explain(s.url, err)
 			}
-			return process.Otherwise(err, c.Command.HelpName+" --help")
+			return process.Otherwise(coded(err), c.Command.HelpName+" --help")
 		},
 	}
 }

@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"fmt"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -10,7 +11,7 @@ import (
 )
 
 func devices() *cli.Command {
-	return noun("device", "devices that people logged in on", deviceList(), deviceRevoke())
+	return noun("device", "devices that people logged in on", deviceList(), deviceShow(), deviceRevoke())
 }
 
 func deviceList() *cli.Command {
@@ -23,18 +24,41 @@ func deviceList() *cli.Command {
 			}
 			var rows [][]string
 			for _, d := range res.Msg.Devices {
-				state := "away"
-				switch {
-				case d.Device.Revoked:
-					state = "revoked"
-				case d.Online:
-					state = "online"
-				}
-				rows = append(rows, []string{
-					d.Device.Id, d.Device.Name, d.User, state, when(d.SessionExpiresAt), strings.Join(d.OverlayAddresses, ", "),
-				})
+				rows = append(rows, deviceRow(d))
 			}
-			return show(c, res.Msg, []string{"ID", "NAME", "USER", "STATE", "SESSION UNTIL", "OVERLAY"}, rows)
+			return show(c, res.Msg, deviceHeader, rows)
+		})
+}
+
+var deviceHeader = []string{"ID", "NAME", "USER", "STATE", "SESSION UNTIL", "OVERLAY"}
+
+func deviceRow(d *apiv1.DeviceView) []string {
+	return []string{d.Device.Id, d.Device.Name, d.User, deviceState(d), when(d.SessionExpiresAt), strings.Join(d.OverlayAddresses, ", ")}
+}
+
+func deviceState(d *apiv1.DeviceView) string {
+	switch {
+	case d.Device.Revoked:
+		return "revoked"
+	case d.Online:
+		return "online"
+	}
+	return "away"
+}
+
+func deviceShow() *cli.Command {
+	return verb("show", "show a device and its logins", "sallyportctl device show dev-k3v5n2q7a4x6b2zt", []string{"DEVICE"}, nil,
+		func(c *cli.Context, s *session) error {
+			res, err := s.admin.GetDevice(c.Context, connect.NewRequest(&apiv1.GetDeviceRequest{Device: c.Args().First()}))
+			if err != nil {
+				return err
+			}
+			d := res.Msg.Device
+			return detail(c, res.Msg, [][2]string{
+				{"id", d.Device.Id}, {"name", d.Device.Name}, {"user", d.User}, {"system", d.Device.Os}, {"state", deviceState(d)},
+				{"added", when(d.Device.CreatedAt)}, {"last login", when(d.Device.LastLoginAt)}, {"overlay", strings.Join(d.OverlayAddresses, ", ")},
+				{"key", fmt.Sprintf("SHA-256 %x", d.Device.KeySha256)},
+			}, section{"sessions", sessionHeader, sessionRows(res.Msg.Sessions)})
 		})
 }
 

@@ -11,20 +11,16 @@ import (
 	"github.com/sallyport-mesh/sallyport/pkg/process"
 )
 
-// exitNotReached is the exit code of a narrowing change that is committed but
-// that some agent has not confirmed.
-const exitNotReached = 3
-
 // effects prints what a narrowing change did, as the agents answer. It fails if
 // one of them was not reached or could not clean up, since access may still
 // stand there for a while.
 func effects(c *cli.Context, stream *connect.ServerStreamForClient[apiv1.Effect]) error {
-	w, asJSON := c.App.Writer, c.String("output") == "json"
+	w, asJSON := c.App.Writer, forPrograms(c)
 	pending := 0
 	for stream.Receive() {
 		msg := stream.Msg()
 		if asJSON {
-			if err := printJSON(w, msg); err != nil {
+			if err := printMessage(c, msg); err != nil {
 				return err
 			}
 		}
@@ -49,7 +45,7 @@ func effects(c *cli.Context, stream *connect.ServerStreamForClient[apiv1.Effect]
 	if pending > 0 {
 		return process.WithExitCode(process.Hint(
 			fmt.Errorf("the change is committed, but %s did not confirm all of it", agents(uint32(pending))),
-			"sallyportctl cluster list shows which agents are away; they refuse by themselves at the times above"), exitNotReached)
+			"sallyportctl cluster list shows which agents are away; they refuse by themselves at the times above"), exitUnconfirmed)
 	}
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 )
 
 func grants() *cli.Command {
-	return noun("grant", "who has which role where", grantAdd(), grantList(), grantRemove())
+	return noun("grant", "who has which role where", grantAdd(), grantList(), grantShow(), grantRemove())
 }
 
 func grantAdd() *cli.Command {

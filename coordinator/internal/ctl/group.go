@@ -10,7 +10,7 @@ import (
 )
 
 func groups() *cli.Command {
-	return noun("group", "groups of users", groupAdd(), groupList(), groupRemove(), groupJoin(), groupLeave())
+	return noun("group", "groups of users", groupAdd(), groupList(), groupShow(), groupRename(), groupRemove(), groupJoin(), groupLeave())
 }
 
 func groupAdd() *cli.Command {
@@ -35,9 +35,9 @@ func groupList() *cli.Command {
 }
 
 func groupRemove() *cli.Command {
-	return verb("remove", "remove a group with its grants, and wait for the agents", "sallyportctl group remove aws-members",
-		[]string{"GROUP"}, nil, func(c *cli.Context, s *session) error {
-			stream, err := s.admin.DeleteGroup(c.Context, connect.NewRequest(&apiv1.DeleteGroupRequest{Group: c.Args().First()}))
+	return remover("group", "remove a group with its grants, and wait for the agents",
+		func(c *cli.Context, s *session, ref string) error {
+			stream, err := s.admin.DeleteGroup(c.Context, connect.NewRequest(&apiv1.DeleteGroupRequest{Group: ref}))
 			if err != nil {
 				return err
 			}

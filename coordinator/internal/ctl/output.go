@@ -11,29 +11,86 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
+	"sigs.k8s.io/yaml"
 )
 
-// show prints one answer: as JSON for programs, as a table for people, or only
-// the names in the table's first column.
+// formats that --output takes.
+var formats = []string{"table", "json", "yaml", "name"}
+
+// show prints one answer: as JSON or YAML for programs, as a table for people,
+// or only the names in the table's first column.
 func show(c *cli.Context, msg proto.Message, header []string, rows [][]string) error {
-	switch c.String("output") {
-	case "json":
-		return printJSON(c.App.Writer, msg)
-	case "name":
+	if c.String("output") == "name" {
 		for _, row := range rows {
 			fmt.Fprintln(c.App.Writer, row[0])
 		}
 		return nil
 	}
+	if forPrograms(c) {
+		return printMessage(c, msg)
+	}
 	return table(c.App.Writer, header, rows)
 }
 
-func printJSON(w io.Writer, msg proto.Message) error {
+// section is one table of a detail page.
+type section struct {
+	title  string
+	header []string
+	rows   [][]string
+}
+
+// detail prints one object: its fields, then what hangs on it.
+func detail(c *cli.Context, msg proto.Message, fields [][2]string, sections ...section) error {
+	if c.String("output") == "name" {
+		fmt.Fprintln(c.App.Writer, fields[0][1])
+		return nil
+	}
+	if forPrograms(c) {
+		return printMessage(c, msg)
+	}
+	w := c.App.Writer
+	t := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
+	for _, f := range fields {
+		fmt.Fprintf(t, "%s\t%s\n", f[0], clean(f[1]))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, s := range sections {
+		if len(s.rows) == 0 {
+			continue
+		}
+		fmt.Fprintf(w, "\n%s\n", s.title)
+		if err := table(w, s.header, s.rows); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func forPrograms(c *cli.Context) bool {
+	return c.String("output") == "json" || c.String("output") == "yaml"
+}
+
+// printMessage prints what the coordinator answered, as JSON or YAML.
+func printMessage(c *cli.Context, msg proto.Message) error {
 	raw, err := protojson.MarshalOptions{Multiline: true, UseProtoNames: true}.Marshal(msg)
 	if err != nil {
 		return fmt.Errorf("encoding the answer: %w", err)
 	}
-	_, err = fmt.Fprintf(w, "%s\n", raw)
+	return printRaw(c, append(raw, '\n'))
+}
+
+// printRaw prints JSON, as it is or as one YAML document.
+func printRaw(c *cli.Context, raw []byte) error {
+	if c.String("output") == "yaml" {
+		text, err := yaml.JSONToYAML(raw)
+		if err != nil {
+			return fmt.Errorf("encoding the answer: %w", err)
+		}
+		raw = append([]byte("---\n"), text...)
+	}
+	_, err := c.App.Writer.Write(raw)
 	return err
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 func projects() *cli.Command {
-	return noun("project", "projects: what clusters belong to", projectAdd(), projectList(), projectRemove())
+	return noun("project", "projects: what clusters belong to", projectAdd(), projectList(), projectShow(), projectRename(), projectRemove())
 }
 
 func projectAdd() *cli.Command {
@@ -36,9 +36,9 @@ func projectList() *cli.Command {
 }
 
 func projectRemove() *cli.Command {
-	return verb("remove", "remove a project that has no clusters, with its grants", "sallyportctl project remove aws", []string{"PROJECT"}, nil,
-		func(c *cli.Context, s *session) error {
-			_, err := s.admin.DeleteProject(c.Context, connect.NewRequest(&apiv1.DeleteProjectRequest{Project: c.Args().First()}))
+	return remover("project", "remove a project that has no clusters, with its grants",
+		func(c *cli.Context, s *session, ref string) error {
+			_, err := s.admin.DeleteProject(c.Context, connect.NewRequest(&apiv1.DeleteProjectRequest{Project: ref}))
 			return err
 		})
 }

@@ -28,7 +28,7 @@ func whoami() *cli.Command {
 }
 
 func users() *cli.Command {
-	return noun("user", "people and what they may administer", userAdd(), userList(), userRemove(), userPassword(), userSuspend(), userResume(), userResetMFA(), userLink(), userUnlink(), userAdmin())
+	return noun("user", "people and what they may administer", userAdd(), userList(), userShow(), userChange(), userRemove(), userPassword(), userSuspend(), userResume(), userResetMFA(), userLink(), userUnlink(), userAdmin())
 }
 
 var passwordFlag = &cli.BoolFlag{Name: "password-stdin", Usage: "read the password from standard input"}
@@ -82,9 +82,9 @@ func userList() *cli.Command {
 }
 
 func userRemove() *cli.Command {
-	return verb("remove", "remove a user with devices, sessions and grants, and wait for the agents",
-		"sallyportctl user remove shivam", []string{"USER"}, nil, func(c *cli.Context, s *session) error {
-			stream, err := s.admin.DeleteUser(c.Context, connect.NewRequest(&apiv1.DeleteUserRequest{User: c.Args().First()}))
+	return remover("user", "remove a user with devices, sessions and grants, and wait for the agents",
+		func(c *cli.Context, s *session, ref string) error {
+			stream, err := s.admin.DeleteUser(c.Context, connect.NewRequest(&apiv1.DeleteUserRequest{User: ref}))
 			if err != nil {
 				return err
 			}

@@ -37,8 +37,8 @@ func why() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if c.String("output") == "json" {
-				return printJSON(c.App.Writer, res.Msg)
+			if forPrograms(c) {
+				return printMessage(c, res.Msg)
 			}
 			answer := "no"
 			if res.Msg.Allowed {

@@ -110,6 +110,12 @@ func listed(kind, shows string) string {
 	switch kind {
 	case "user", "group", "project", "cluster", "role", "grant", "device":
 		return "sallyportctl " + kind + " list " + shows
+	case joinTokenKind:
+		return "sallyportctl token list " + shows
+	case "session":
+		return "sallyportctl session list --all " + shows
+	case "request":
+		return "sallyportctl audit search " + shows
 	case "agent":
 		return "sallyportctl cluster list " + shows
 	}

@@ -2,11 +2,14 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"net/http"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/adminapi"
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/agentapi"
@@ -130,6 +133,7 @@ func (c *coordinator) adminConfig() adminapi.Config {
 			return publish.BundleFor(snap, clusterID, c.issuer())
 		},
 		Forget: c.tailnet.Forget, BundleRevision: c.publish.BundleRevision, Search: c.search, Record: c.audit.Own,
+		Find: c.find, CA: c.caInfo,
 		JoinToken: func(secret string) string {
 			return pki.JoinToken{Link: c.link(), Secret: secret}.String()
 		},
@@ -172,4 +176,25 @@ func (c *coordinator) addresses(memberID string) (online bool, addrs []string) {
 
 func (c *coordinator) search(ctx context.Context, req *apiv1.SearchAuditRequest, clusters []string, send func(*apiv1.AuditRecord) error) error {
 	return auditstore.Status(c.audit.Search(ctx, auditstore.QueryOf(req, clusters), send))
+}
+
+func (c *coordinator) find(ctx context.Context, auditID string) (*apiv1.AuditRecord, string, error) {
+	found, err := c.audit.Find(ctx, auditID)
+	if err != nil || found == nil {
+		return nil, "", auditstore.Status(err)
+	}
+	return found.Record, found.ProjectID, nil
+}
+
+// caInfo is public: what people compare and hand on.
+func (c *coordinator) caInfo() *apiv1.CAInfo {
+	info := &apiv1.CAInfo{TrustDomain: c.cfg.TrustDomain, LoginUrl: c.link().String(), Pin: c.link().Pin, RootPem: c.ca.RootPEM()}
+	for _, cert := range c.ca.Certificates() {
+		info.Certificates = append(info.Certificates, &apiv1.CACertificate{
+			Role: cert.Role, Subject: cert.Subject.CommonName, Serial: fmt.Sprintf("%x", cert.SerialNumber),
+			NotBefore: timestamppb.New(cert.NotBefore), NotAfter: timestamppb.New(cert.NotAfter),
+			Fingerprint: fmt.Sprintf("%x", sha256.Sum256(cert.Raw)),
+		})
+	}
+	return info
 }

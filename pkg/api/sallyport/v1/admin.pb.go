@@ -3483,6 +3483,1723 @@ func (x *AuditRecord) GetOutcome() []byte {
 	return nil
 }
 
+type GetUserRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUserRequest) Reset() {
+	*x = GetUserRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUserRequest) ProtoMessage() {}
+
+func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
+func (*GetUserRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *GetUserRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+type UserDetail struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	User   *User                  `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Groups []string               `protobuf:"bytes,2,rep,name=groups,proto3" json:"groups,omitempty"`
+	// Their own and those of their groups, in the projects the caller may see.
+	Grants  []*GrantView  `protobuf:"bytes,3,rep,name=grants,proto3" json:"grants,omitempty"`
+	Devices []*DeviceView `protobuf:"bytes,4,rep,name=devices,proto3" json:"devices,omitempty"`
+	// Sessions that are running.
+	Sessions []*SessionView `protobuf:"bytes,5,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	// Projects in which they are suspended.
+	SuspendedIn   []string `protobuf:"bytes,6,rep,name=suspended_in,json=suspendedIn,proto3" json:"suspended_in,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserDetail) Reset() {
+	*x = UserDetail{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserDetail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserDetail) ProtoMessage() {}
+
+func (x *UserDetail) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserDetail.ProtoReflect.Descriptor instead.
+func (*UserDetail) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *UserDetail) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+func (x *UserDetail) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *UserDetail) GetGrants() []*GrantView {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+func (x *UserDetail) GetDevices() []*DeviceView {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+func (x *UserDetail) GetSessions() []*SessionView {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+func (x *UserDetail) GetSuspendedIn() []string {
+	if x != nil {
+		return x.SuspendedIn
+	}
+	return nil
+}
+
+type UpdateUserRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// Not there: stays as it is.
+	DisplayName   *string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3,oneof" json:"display_name,omitempty"`
+	Name          *string `protobuf:"bytes,3,opt,name=name,proto3,oneof" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateUserRequest) Reset() {
+	*x = UpdateUserRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateUserRequest) ProtoMessage() {}
+
+func (x *UpdateUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateUserRequest.ProtoReflect.Descriptor instead.
+func (*UpdateUserRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *UpdateUserRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *UpdateUserRequest) GetDisplayName() string {
+	if x != nil && x.DisplayName != nil {
+		return *x.DisplayName
+	}
+	return ""
+}
+
+func (x *UpdateUserRequest) GetName() string {
+	if x != nil && x.Name != nil {
+		return *x.Name
+	}
+	return ""
+}
+
+type GetGroupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetGroupRequest) Reset() {
+	*x = GetGroupRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetGroupRequest) ProtoMessage() {}
+
+func (x *GetGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetGroupRequest.ProtoReflect.Descriptor instead.
+func (*GetGroupRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *GetGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type GroupDetail struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         *Group                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Members       []string               `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
+	Grants        []*GrantView           `protobuf:"bytes,3,rep,name=grants,proto3" json:"grants,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupDetail) Reset() {
+	*x = GroupDetail{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupDetail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupDetail) ProtoMessage() {}
+
+func (x *GroupDetail) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupDetail.ProtoReflect.Descriptor instead.
+func (*GroupDetail) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *GroupDetail) GetGroup() *Group {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *GroupDetail) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *GroupDetail) GetGrants() []*GrantView {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+type RenameGroupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenameGroupRequest) Reset() {
+	*x = RenameGroupRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenameGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenameGroupRequest) ProtoMessage() {}
+
+func (x *RenameGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenameGroupRequest.ProtoReflect.Descriptor instead.
+func (*RenameGroupRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *RenameGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *RenameGroupRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type GetProjectRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetProjectRequest) Reset() {
+	*x = GetProjectRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetProjectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetProjectRequest) ProtoMessage() {}
+
+func (x *GetProjectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetProjectRequest.ProtoReflect.Descriptor instead.
+func (*GetProjectRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *GetProjectRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+type ProjectDetail struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Project  *Project               `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	Clusters []string               `protobuf:"bytes,2,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	Grants   []*GrantView           `protobuf:"bytes,3,rep,name=grants,proto3" json:"grants,omitempty"`
+	Managers []string               `protobuf:"bytes,4,rep,name=managers,proto3" json:"managers,omitempty"`
+	// Who has a grant in it, also through groups.
+	Members       []string `protobuf:"bytes,5,rep,name=members,proto3" json:"members,omitempty"`
+	Suspended     []string `protobuf:"bytes,6,rep,name=suspended,proto3" json:"suspended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProjectDetail) Reset() {
+	*x = ProjectDetail{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProjectDetail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProjectDetail) ProtoMessage() {}
+
+func (x *ProjectDetail) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProjectDetail.ProtoReflect.Descriptor instead.
+func (*ProjectDetail) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *ProjectDetail) GetProject() *Project {
+	if x != nil {
+		return x.Project
+	}
+	return nil
+}
+
+func (x *ProjectDetail) GetClusters() []string {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+func (x *ProjectDetail) GetGrants() []*GrantView {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+func (x *ProjectDetail) GetManagers() []string {
+	if x != nil {
+		return x.Managers
+	}
+	return nil
+}
+
+func (x *ProjectDetail) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *ProjectDetail) GetSuspended() []string {
+	if x != nil {
+		return x.Suspended
+	}
+	return nil
+}
+
+type RenameProjectRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenameProjectRequest) Reset() {
+	*x = RenameProjectRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenameProjectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenameProjectRequest) ProtoMessage() {}
+
+func (x *RenameProjectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenameProjectRequest.ProtoReflect.Descriptor instead.
+func (*RenameProjectRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *RenameProjectRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *RenameProjectRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type GetClusterRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetClusterRequest) Reset() {
+	*x = GetClusterRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetClusterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetClusterRequest) ProtoMessage() {}
+
+func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetClusterRequest.ProtoReflect.Descriptor instead.
+func (*GetClusterRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *GetClusterRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+type ClusterDetail struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Status        *ClusterStatus         `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	Grants        []*GrantView           `protobuf:"bytes,2,rep,name=grants,proto3" json:"grants,omitempty"`
+	Tokens        []*JoinTokenView       `protobuf:"bytes,3,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterDetail) Reset() {
+	*x = ClusterDetail{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterDetail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterDetail) ProtoMessage() {}
+
+func (x *ClusterDetail) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterDetail.ProtoReflect.Descriptor instead.
+func (*ClusterDetail) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *ClusterDetail) GetStatus() *ClusterStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+func (x *ClusterDetail) GetGrants() []*GrantView {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+func (x *ClusterDetail) GetTokens() []*JoinTokenView {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+type SetBudgetsRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Cluster string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// 0 leaves one as it is.
+	Budgets       *StalenessBudgets `protobuf:"bytes,2,opt,name=budgets,proto3" json:"budgets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetBudgetsRequest) Reset() {
+	*x = SetBudgetsRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetBudgetsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetBudgetsRequest) ProtoMessage() {}
+
+func (x *SetBudgetsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetBudgetsRequest.ProtoReflect.Descriptor instead.
+func (*SetBudgetsRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *SetBudgetsRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *SetBudgetsRequest) GetBudgets() *StalenessBudgets {
+	if x != nil {
+		return x.Budgets
+	}
+	return nil
+}
+
+type ListJoinTokensRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListJoinTokensRequest) Reset() {
+	*x = ListJoinTokensRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListJoinTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListJoinTokensRequest) ProtoMessage() {}
+
+func (x *ListJoinTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListJoinTokensRequest.ProtoReflect.Descriptor instead.
+func (*ListJoinTokensRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *ListJoinTokensRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+type ListJoinTokensResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tokens        []*JoinTokenView       `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListJoinTokensResponse) Reset() {
+	*x = ListJoinTokensResponse{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListJoinTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListJoinTokensResponse) ProtoMessage() {}
+
+func (x *ListJoinTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListJoinTokensResponse.ProtoReflect.Descriptor instead.
+func (*ListJoinTokensResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *ListJoinTokensResponse) GetTokens() []*JoinTokenView {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+// JoinTokenView is a join token without its secret.
+type JoinTokenView struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Cluster   string                 `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// Set once an agent has joined with it.
+	UsedAt        *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=used_at,json=usedAt,proto3" json:"used_at,omitempty"`
+	AgentId       string                 `protobuf:"bytes,6,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinTokenView) Reset() {
+	*x = JoinTokenView{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinTokenView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinTokenView) ProtoMessage() {}
+
+func (x *JoinTokenView) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinTokenView.ProtoReflect.Descriptor instead.
+func (*JoinTokenView) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *JoinTokenView) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *JoinTokenView) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *JoinTokenView) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *JoinTokenView) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *JoinTokenView) GetUsedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UsedAt
+	}
+	return nil
+}
+
+func (x *JoinTokenView) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+type DeleteJoinTokenRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteJoinTokenRequest) Reset() {
+	*x = DeleteJoinTokenRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteJoinTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteJoinTokenRequest) ProtoMessage() {}
+
+func (x *DeleteJoinTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteJoinTokenRequest.ProtoReflect.Descriptor instead.
+func (*DeleteJoinTokenRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *DeleteJoinTokenRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type GetGrantRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetGrantRequest) Reset() {
+	*x = GetGrantRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetGrantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetGrantRequest) ProtoMessage() {}
+
+func (x *GetGrantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetGrantRequest.ProtoReflect.Descriptor instead.
+func (*GetGrantRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{77}
+}
+
+func (x *GetGrantRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type GetDeviceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDeviceRequest) Reset() {
+	*x = GetDeviceRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDeviceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDeviceRequest) ProtoMessage() {}
+
+func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDeviceRequest.ProtoReflect.Descriptor instead.
+func (*GetDeviceRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *GetDeviceRequest) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+type DeviceDetail struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        *DeviceView            `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Sessions      []*SessionView         `protobuf:"bytes,2,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceDetail) Reset() {
+	*x = DeviceDetail{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceDetail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceDetail) ProtoMessage() {}
+
+func (x *DeviceDetail) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceDetail.ProtoReflect.Descriptor instead.
+func (*DeviceDetail) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *DeviceDetail) GetDevice() *DeviceView {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *DeviceDetail) GetSessions() []*SessionView {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+type ListSessionsRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	User   string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Device string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	// Those that are over too, as long as they are kept.
+	All           bool `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSessionsRequest) Reset() {
+	*x = ListSessionsRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSessionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSessionsRequest) ProtoMessage() {}
+
+func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
+func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{80}
+}
+
+func (x *ListSessionsRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *ListSessionsRequest) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *ListSessionsRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+type ListSessionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sessions      []*SessionView         `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSessionsResponse) Reset() {
+	*x = ListSessionsResponse{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSessionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSessionsResponse) ProtoMessage() {}
+
+func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
+func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *ListSessionsResponse) GetSessions() []*SessionView {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+type SessionView struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session *Session               `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	User    string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	Device  string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
+	// Neither ended nor run out, and its user and device are in order.
+	Running       bool `protobuf:"varint,4,opt,name=running,proto3" json:"running,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionView) Reset() {
+	*x = SessionView{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionView) ProtoMessage() {}
+
+func (x *SessionView) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionView.ProtoReflect.Descriptor instead.
+func (*SessionView) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *SessionView) GetSession() *Session {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *SessionView) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *SessionView) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *SessionView) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
+}
+
+type GetSessionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSessionRequest) Reset() {
+	*x = GetSessionRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSessionRequest) ProtoMessage() {}
+
+func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSessionRequest.ProtoReflect.Descriptor instead.
+func (*GetSessionRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *GetSessionRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type EndSessionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndSessionRequest) Reset() {
+	*x = EndSessionRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndSessionRequest) ProtoMessage() {}
+
+func (x *EndSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndSessionRequest.ProtoReflect.Descriptor instead.
+func (*EndSessionRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *EndSessionRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type GetAuditRecordRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAuditRecordRequest) Reset() {
+	*x = GetAuditRecordRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAuditRecordRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAuditRecordRequest) ProtoMessage() {}
+
+func (x *GetAuditRecordRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAuditRecordRequest.ProtoReflect.Descriptor instead.
+func (*GetAuditRecordRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{85}
+}
+
+func (x *GetAuditRecordRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type GetCARequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCARequest) Reset() {
+	*x = GetCARequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCARequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCARequest) ProtoMessage() {}
+
+func (x *GetCARequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCARequest.ProtoReflect.Descriptor instead.
+func (*GetCARequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{86}
+}
+
+type CAInfo struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	TrustDomain string                 `protobuf:"bytes,1,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	// What people log in with; carries the root's pin where that is needed.
+	LoginUrl      string           `protobuf:"bytes,2,opt,name=login_url,json=loginUrl,proto3" json:"login_url,omitempty"`
+	Pin           string           `protobuf:"bytes,3,opt,name=pin,proto3" json:"pin,omitempty"`
+	RootPem       string           `protobuf:"bytes,4,opt,name=root_pem,json=rootPem,proto3" json:"root_pem,omitempty"`
+	Certificates  []*CACertificate `protobuf:"bytes,5,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CAInfo) Reset() {
+	*x = CAInfo{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CAInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CAInfo) ProtoMessage() {}
+
+func (x *CAInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CAInfo.ProtoReflect.Descriptor instead.
+func (*CAInfo) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *CAInfo) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *CAInfo) GetLoginUrl() string {
+	if x != nil {
+		return x.LoginUrl
+	}
+	return ""
+}
+
+func (x *CAInfo) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
+}
+
+func (x *CAInfo) GetRootPem() string {
+	if x != nil {
+		return x.RootPem
+	}
+	return ""
+}
+
+func (x *CAInfo) GetCertificates() []*CACertificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+type CACertificate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "root", "users", "agents" or "servers": what it issues for.
+	Role      string                 `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	Subject   string                 `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	Serial    string                 `protobuf:"bytes,3,opt,name=serial,proto3" json:"serial,omitempty"`
+	NotBefore *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	NotAfter  *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	// SHA-256 of the certificate, hex.
+	Fingerprint   string `protobuf:"bytes,6,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CACertificate) Reset() {
+	*x = CACertificate{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CACertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CACertificate) ProtoMessage() {}
+
+func (x *CACertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CACertificate.ProtoReflect.Descriptor instead.
+func (*CACertificate) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *CACertificate) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *CACertificate) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *CACertificate) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *CACertificate) GetNotBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotBefore
+	}
+	return nil
+}
+
+func (x *CACertificate) GetNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotAfter
+	}
+	return nil
+}
+
+func (x *CACertificate) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+type PreviewRemovalRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "user", "group", "project", "cluster" or "role".
+	Kind          string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Ref           string `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreviewRemovalRequest) Reset() {
+	*x = PreviewRemovalRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreviewRemovalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreviewRemovalRequest) ProtoMessage() {}
+
+func (x *PreviewRemovalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreviewRemovalRequest.ProtoReflect.Descriptor instead.
+func (*PreviewRemovalRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *PreviewRemovalRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *PreviewRemovalRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+type PreviewRemovalResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Consequences  []*Consequence         `protobuf:"bytes,1,rep,name=consequences,proto3" json:"consequences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreviewRemovalResponse) Reset() {
+	*x = PreviewRemovalResponse{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[90]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreviewRemovalResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreviewRemovalResponse) ProtoMessage() {}
+
+func (x *PreviewRemovalResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[90]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreviewRemovalResponse.ProtoReflect.Descriptor instead.
+func (*PreviewRemovalResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{90}
+}
+
+func (x *PreviewRemovalResponse) GetConsequences() []*Consequence {
+	if x != nil {
+		return x.Consequences
+	}
+	return nil
+}
+
+// Consequence is one object that a change touches.
+type Consequence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// How people call it.
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// "removed" or "changed".
+	What          string `protobuf:"bytes,4,opt,name=what,proto3" json:"what,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Consequence) Reset() {
+	*x = Consequence{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Consequence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Consequence) ProtoMessage() {}
+
+func (x *Consequence) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Consequence.ProtoReflect.Descriptor instead.
+func (*Consequence) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{91}
+}
+
+func (x *Consequence) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Consequence) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Consequence) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Consequence) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
 var File_sallyport_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sallyport_v1_admin_proto_rawDesc = "" +
@@ -3719,12 +5436,126 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\acluster\x18\x03 \x01(\tR\acluster\x12\x18\n" +
 	"\aproject\x18\x04 \x01(\tR\aproject\x12\x16\n" +
 	"\x06intent\x18\x05 \x01(\fR\x06intent\x12\x18\n" +
-	"\aoutcome\x18\x06 \x01(\fR\aoutcome2\x98\x16\n" +
+	"\aoutcome\x18\x06 \x01(\fR\aoutcome\"$\n" +
+	"\x0eGetUserRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\"\x8b\x02\n" +
+	"\n" +
+	"UserDetail\x12&\n" +
+	"\x04user\x18\x01 \x01(\v2\x12.sallyport.v1.UserR\x04user\x12\x16\n" +
+	"\x06groups\x18\x02 \x03(\tR\x06groups\x12/\n" +
+	"\x06grants\x18\x03 \x03(\v2\x17.sallyport.v1.GrantViewR\x06grants\x122\n" +
+	"\adevices\x18\x04 \x03(\v2\x18.sallyport.v1.DeviceViewR\adevices\x125\n" +
+	"\bsessions\x18\x05 \x03(\v2\x19.sallyport.v1.SessionViewR\bsessions\x12!\n" +
+	"\fsuspended_in\x18\x06 \x03(\tR\vsuspendedIn\"\x82\x01\n" +
+	"\x11UpdateUserRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12&\n" +
+	"\fdisplay_name\x18\x02 \x01(\tH\x00R\vdisplayName\x88\x01\x01\x12\x17\n" +
+	"\x04name\x18\x03 \x01(\tH\x01R\x04name\x88\x01\x01B\x0f\n" +
+	"\r_display_nameB\a\n" +
+	"\x05_name\"'\n" +
+	"\x0fGetGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"\x83\x01\n" +
+	"\vGroupDetail\x12)\n" +
+	"\x05group\x18\x01 \x01(\v2\x13.sallyport.v1.GroupR\x05group\x12\x18\n" +
+	"\amembers\x18\x02 \x03(\tR\amembers\x12/\n" +
+	"\x06grants\x18\x03 \x03(\v2\x17.sallyport.v1.GrantViewR\x06grants\">\n" +
+	"\x12RenameGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"-\n" +
+	"\x11GetProjectRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\"\xe1\x01\n" +
+	"\rProjectDetail\x12/\n" +
+	"\aproject\x18\x01 \x01(\v2\x15.sallyport.v1.ProjectR\aproject\x12\x1a\n" +
+	"\bclusters\x18\x02 \x03(\tR\bclusters\x12/\n" +
+	"\x06grants\x18\x03 \x03(\v2\x17.sallyport.v1.GrantViewR\x06grants\x12\x1a\n" +
+	"\bmanagers\x18\x04 \x03(\tR\bmanagers\x12\x18\n" +
+	"\amembers\x18\x05 \x03(\tR\amembers\x12\x1c\n" +
+	"\tsuspended\x18\x06 \x03(\tR\tsuspended\"D\n" +
+	"\x14RenameProjectRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"-\n" +
+	"\x11GetClusterRequest\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\"\xaa\x01\n" +
+	"\rClusterDetail\x123\n" +
+	"\x06status\x18\x01 \x01(\v2\x1b.sallyport.v1.ClusterStatusR\x06status\x12/\n" +
+	"\x06grants\x18\x02 \x03(\v2\x17.sallyport.v1.GrantViewR\x06grants\x123\n" +
+	"\x06tokens\x18\x03 \x03(\v2\x1b.sallyport.v1.JoinTokenViewR\x06tokens\"g\n" +
+	"\x11SetBudgetsRequest\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x128\n" +
+	"\abudgets\x18\x02 \x01(\v2\x1e.sallyport.v1.StalenessBudgetsR\abudgets\"1\n" +
+	"\x15ListJoinTokensRequest\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\"M\n" +
+	"\x16ListJoinTokensResponse\x123\n" +
+	"\x06tokens\x18\x01 \x03(\v2\x1b.sallyport.v1.JoinTokenViewR\x06tokens\"\xff\x01\n" +
+	"\rJoinTokenView\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x129\n" +
+	"\n" +
+	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
+	"\n" +
+	"expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x123\n" +
+	"\aused_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x06usedAt\x12\x19\n" +
+	"\bagent_id\x18\x06 \x01(\tR\aagentId\"(\n" +
+	"\x16DeleteJoinTokenRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"!\n" +
+	"\x0fGetGrantRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"*\n" +
+	"\x10GetDeviceRequest\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\"w\n" +
+	"\fDeviceDetail\x120\n" +
+	"\x06device\x18\x01 \x01(\v2\x18.sallyport.v1.DeviceViewR\x06device\x125\n" +
+	"\bsessions\x18\x02 \x03(\v2\x19.sallyport.v1.SessionViewR\bsessions\"S\n" +
+	"\x13ListSessionsRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\tR\x06device\x12\x10\n" +
+	"\x03all\x18\x03 \x01(\bR\x03all\"M\n" +
+	"\x14ListSessionsResponse\x125\n" +
+	"\bsessions\x18\x01 \x03(\v2\x19.sallyport.v1.SessionViewR\bsessions\"\x84\x01\n" +
+	"\vSessionView\x12/\n" +
+	"\asession\x18\x01 \x01(\v2\x15.sallyport.v1.SessionR\asession\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\x12\x16\n" +
+	"\x06device\x18\x03 \x01(\tR\x06device\x12\x18\n" +
+	"\arunning\x18\x04 \x01(\bR\arunning\"#\n" +
+	"\x11GetSessionRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"#\n" +
+	"\x11EndSessionRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"6\n" +
+	"\x15GetAuditRecordRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\"\x0e\n" +
+	"\fGetCARequest\"\xb6\x01\n" +
+	"\x06CAInfo\x12!\n" +
+	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x1b\n" +
+	"\tlogin_url\x18\x02 \x01(\tR\bloginUrl\x12\x10\n" +
+	"\x03pin\x18\x03 \x01(\tR\x03pin\x12\x19\n" +
+	"\broot_pem\x18\x04 \x01(\tR\arootPem\x12?\n" +
+	"\fcertificates\x18\x05 \x03(\v2\x1b.sallyport.v1.CACertificateR\fcertificates\"\xeb\x01\n" +
+	"\rCACertificate\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x12\x16\n" +
+	"\x06serial\x18\x03 \x01(\tR\x06serial\x129\n" +
+	"\n" +
+	"not_before\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\x127\n" +
+	"\tnot_after\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12 \n" +
+	"\vfingerprint\x18\x06 \x01(\tR\vfingerprint\"=\n" +
+	"\x15PreviewRemovalRequest\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x10\n" +
+	"\x03ref\x18\x02 \x01(\tR\x03ref\"W\n" +
+	"\x16PreviewRemovalResponse\x12=\n" +
+	"\fconsequences\x18\x01 \x03(\v2\x19.sallyport.v1.ConsequenceR\fconsequences\"Y\n" +
+	"\vConsequence\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
+	"\x04what\x18\x04 \x01(\tR\x04what2\xe7 \n" +
 	"\fAdminService\x12C\n" +
 	"\x06Whoami\x12\x1b.sallyport.v1.WhoamiRequest\x1a\x1c.sallyport.v1.WhoamiResponse\x12O\n" +
 	"\n" +
 	"CreateUser\x12\x1f.sallyport.v1.CreateUserRequest\x1a .sallyport.v1.CreateUserResponse\x12L\n" +
-	"\tListUsers\x12\x1e.sallyport.v1.ListUsersRequest\x1a\x1f.sallyport.v1.ListUsersResponse\x12E\n" +
+	"\tListUsers\x12\x1e.sallyport.v1.ListUsersRequest\x1a\x1f.sallyport.v1.ListUsersResponse\x12A\n" +
+	"\aGetUser\x12\x1c.sallyport.v1.GetUserRequest\x1a\x18.sallyport.v1.UserDetail\x12A\n" +
+	"\n" +
+	"UpdateUser\x12\x1f.sallyport.v1.UpdateUserRequest\x1a\x12.sallyport.v1.User\x12E\n" +
 	"\n" +
 	"DeleteUser\x12\x1f.sallyport.v1.DeleteUserRequest\x1a\x14.sallyport.v1.Effect0\x01\x12R\n" +
 	"\vSetPassword\x12 .sallyport.v1.SetPasswordRequest\x1a!.sallyport.v1.SetPasswordResponse\x12G\n" +
@@ -3738,16 +5569,27 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\x0eUnlinkIdentity\x12#.sallyport.v1.UnlinkIdentityRequest\x1a\".sallyport.v1.LinkIdentityResponse\x12D\n" +
 	"\vCreateGroup\x12 .sallyport.v1.CreateGroupRequest\x1a\x13.sallyport.v1.Group\x12O\n" +
 	"\n" +
-	"ListGroups\x12\x1f.sallyport.v1.ListGroupsRequest\x1a .sallyport.v1.ListGroupsResponse\x12=\n" +
+	"ListGroups\x12\x1f.sallyport.v1.ListGroupsRequest\x1a .sallyport.v1.ListGroupsResponse\x12D\n" +
+	"\bGetGroup\x12\x1d.sallyport.v1.GetGroupRequest\x1a\x19.sallyport.v1.GroupDetail\x12D\n" +
+	"\vRenameGroup\x12 .sallyport.v1.RenameGroupRequest\x1a\x13.sallyport.v1.Group\x12=\n" +
 	"\tAddMember\x12\x1b.sallyport.v1.MemberRequest\x1a\x13.sallyport.v1.Group\x12C\n" +
 	"\fRemoveMember\x12\x1b.sallyport.v1.MemberRequest\x1a\x14.sallyport.v1.Effect0\x01\x12G\n" +
 	"\vDeleteGroup\x12 .sallyport.v1.DeleteGroupRequest\x1a\x14.sallyport.v1.Effect0\x01\x12J\n" +
 	"\rCreateProject\x12\".sallyport.v1.CreateProjectRequest\x1a\x15.sallyport.v1.Project\x12U\n" +
-	"\fListProjects\x12!.sallyport.v1.ListProjectsRequest\x1a\".sallyport.v1.ListProjectsResponse\x12X\n" +
+	"\fListProjects\x12!.sallyport.v1.ListProjectsRequest\x1a\".sallyport.v1.ListProjectsResponse\x12J\n" +
+	"\n" +
+	"GetProject\x12\x1f.sallyport.v1.GetProjectRequest\x1a\x1b.sallyport.v1.ProjectDetail\x12J\n" +
+	"\rRenameProject\x12\".sallyport.v1.RenameProjectRequest\x1a\x15.sallyport.v1.Project\x12X\n" +
 	"\rDeleteProject\x12\".sallyport.v1.DeleteProjectRequest\x1a#.sallyport.v1.DeleteProjectResponse\x12X\n" +
 	"\rCreateCluster\x12\".sallyport.v1.CreateClusterRequest\x1a#.sallyport.v1.CreateClusterResponse\x12U\n" +
-	"\fListClusters\x12!.sallyport.v1.ListClustersRequest\x1a\".sallyport.v1.ListClustersResponse\x12^\n" +
-	"\x0fCreateJoinToken\x12$.sallyport.v1.CreateJoinTokenRequest\x1a%.sallyport.v1.CreateJoinTokenResponse\x12K\n" +
+	"\fListClusters\x12!.sallyport.v1.ListClustersRequest\x1a\".sallyport.v1.ListClustersResponse\x12J\n" +
+	"\n" +
+	"GetCluster\x12\x1f.sallyport.v1.GetClusterRequest\x1a\x1b.sallyport.v1.ClusterDetail\x12E\n" +
+	"\n" +
+	"SetBudgets\x12\x1f.sallyport.v1.SetBudgetsRequest\x1a\x14.sallyport.v1.Effect0\x01\x12^\n" +
+	"\x0fCreateJoinToken\x12$.sallyport.v1.CreateJoinTokenRequest\x1a%.sallyport.v1.CreateJoinTokenResponse\x12[\n" +
+	"\x0eListJoinTokens\x12#.sallyport.v1.ListJoinTokensRequest\x1a$.sallyport.v1.ListJoinTokensResponse\x12T\n" +
+	"\x0fDeleteJoinToken\x12$.sallyport.v1.DeleteJoinTokenRequest\x1a\x1b.sallyport.v1.JoinTokenView\x12K\n" +
 	"\rDeleteCluster\x12\".sallyport.v1.DeleteClusterRequest\x1a\x14.sallyport.v1.Effect0\x01\x12R\n" +
 	"\vRemoveAgent\x12 .sallyport.v1.RemoveAgentRequest\x1a!.sallyport.v1.RemoveAgentResponse\x12:\n" +
 	"\x03Why\x12\x18.sallyport.v1.WhyRequest\x1a\x19.sallyport.v1.WhyResponse\x12L\n" +
@@ -3760,11 +5602,21 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"DeleteRole\x12\x1f.sallyport.v1.DeleteRoleRequest\x1a\x14.sallyport.v1.Effect0\x01\x12D\n" +
 	"\vCreateGrant\x12 .sallyport.v1.CreateGrantRequest\x1a\x13.sallyport.v1.Grant\x12O\n" +
 	"\n" +
-	"ListGrants\x12\x1f.sallyport.v1.ListGrantsRequest\x1a .sallyport.v1.ListGrantsResponse\x12G\n" +
+	"ListGrants\x12\x1f.sallyport.v1.ListGrantsRequest\x1a .sallyport.v1.ListGrantsResponse\x12B\n" +
+	"\bGetGrant\x12\x1d.sallyport.v1.GetGrantRequest\x1a\x17.sallyport.v1.GrantView\x12G\n" +
 	"\vDeleteGrant\x12 .sallyport.v1.DeleteGrantRequest\x1a\x14.sallyport.v1.Effect0\x01\x12R\n" +
-	"\vListDevices\x12 .sallyport.v1.ListDevicesRequest\x1a!.sallyport.v1.ListDevicesResponse\x12I\n" +
-	"\fRevokeDevice\x12!.sallyport.v1.RevokeDeviceRequest\x1a\x14.sallyport.v1.Effect0\x01\x12L\n" +
-	"\vSearchAudit\x12 .sallyport.v1.SearchAuditRequest\x1a\x19.sallyport.v1.AuditRecord0\x01B@Z>github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1;apiv1b\x06proto3"
+	"\vListDevices\x12 .sallyport.v1.ListDevicesRequest\x1a!.sallyport.v1.ListDevicesResponse\x12G\n" +
+	"\tGetDevice\x12\x1e.sallyport.v1.GetDeviceRequest\x1a\x1a.sallyport.v1.DeviceDetail\x12I\n" +
+	"\fRevokeDevice\x12!.sallyport.v1.RevokeDeviceRequest\x1a\x14.sallyport.v1.Effect0\x01\x12U\n" +
+	"\fListSessions\x12!.sallyport.v1.ListSessionsRequest\x1a\".sallyport.v1.ListSessionsResponse\x12H\n" +
+	"\n" +
+	"GetSession\x12\x1f.sallyport.v1.GetSessionRequest\x1a\x19.sallyport.v1.SessionView\x12E\n" +
+	"\n" +
+	"EndSession\x12\x1f.sallyport.v1.EndSessionRequest\x1a\x14.sallyport.v1.Effect0\x01\x12L\n" +
+	"\vSearchAudit\x12 .sallyport.v1.SearchAuditRequest\x1a\x19.sallyport.v1.AuditRecord0\x01\x12P\n" +
+	"\x0eGetAuditRecord\x12#.sallyport.v1.GetAuditRecordRequest\x1a\x19.sallyport.v1.AuditRecord\x129\n" +
+	"\x05GetCA\x12\x1a.sallyport.v1.GetCARequest\x1a\x14.sallyport.v1.CAInfo\x12[\n" +
+	"\x0ePreviewRemoval\x12#.sallyport.v1.PreviewRemovalRequest\x1a$.sallyport.v1.PreviewRemovalResponseB@Z>github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1;apiv1b\x06proto3"
 
 var (
 	file_sallyport_v1_admin_proto_rawDescOnce sync.Once
@@ -3778,7 +5630,7 @@ func file_sallyport_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sallyport_v1_admin_proto_rawDescData
 }
 
-var file_sallyport_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_sallyport_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 93)
 var file_sallyport_v1_admin_proto_goTypes = []any{
 	(*WhoamiRequest)(nil),             // 0: sallyport.v1.WhoamiRequest
 	(*WhoamiResponse)(nil),            // 1: sallyport.v1.WhoamiResponse
@@ -3841,131 +5693,224 @@ var file_sallyport_v1_admin_proto_goTypes = []any{
 	(*RevokeDeviceRequest)(nil),       // 58: sallyport.v1.RevokeDeviceRequest
 	(*SearchAuditRequest)(nil),        // 59: sallyport.v1.SearchAuditRequest
 	(*AuditRecord)(nil),               // 60: sallyport.v1.AuditRecord
-	nil,                               // 61: sallyport.v1.WhyRequest.NamespaceLabelsEntry
-	(*AdminBinding)(nil),              // 62: sallyport.v1.AdminBinding
-	(*timestamppb.Timestamp)(nil),     // 63: google.protobuf.Timestamp
-	(*User)(nil),                      // 64: sallyport.v1.User
-	(*Group)(nil),                     // 65: sallyport.v1.Group
-	(*Project)(nil),                   // 66: sallyport.v1.Project
-	(*Cluster)(nil),                   // 67: sallyport.v1.Cluster
-	(*Agent)(nil),                     // 68: sallyport.v1.Agent
-	(*Role)(nil),                      // 69: sallyport.v1.Role
-	(*Grant)(nil),                     // 70: sallyport.v1.Grant
-	(*Device)(nil),                    // 71: sallyport.v1.Device
+	(*GetUserRequest)(nil),            // 61: sallyport.v1.GetUserRequest
+	(*UserDetail)(nil),                // 62: sallyport.v1.UserDetail
+	(*UpdateUserRequest)(nil),         // 63: sallyport.v1.UpdateUserRequest
+	(*GetGroupRequest)(nil),           // 64: sallyport.v1.GetGroupRequest
+	(*GroupDetail)(nil),               // 65: sallyport.v1.GroupDetail
+	(*RenameGroupRequest)(nil),        // 66: sallyport.v1.RenameGroupRequest
+	(*GetProjectRequest)(nil),         // 67: sallyport.v1.GetProjectRequest
+	(*ProjectDetail)(nil),             // 68: sallyport.v1.ProjectDetail
+	(*RenameProjectRequest)(nil),      // 69: sallyport.v1.RenameProjectRequest
+	(*GetClusterRequest)(nil),         // 70: sallyport.v1.GetClusterRequest
+	(*ClusterDetail)(nil),             // 71: sallyport.v1.ClusterDetail
+	(*SetBudgetsRequest)(nil),         // 72: sallyport.v1.SetBudgetsRequest
+	(*ListJoinTokensRequest)(nil),     // 73: sallyport.v1.ListJoinTokensRequest
+	(*ListJoinTokensResponse)(nil),    // 74: sallyport.v1.ListJoinTokensResponse
+	(*JoinTokenView)(nil),             // 75: sallyport.v1.JoinTokenView
+	(*DeleteJoinTokenRequest)(nil),    // 76: sallyport.v1.DeleteJoinTokenRequest
+	(*GetGrantRequest)(nil),           // 77: sallyport.v1.GetGrantRequest
+	(*GetDeviceRequest)(nil),          // 78: sallyport.v1.GetDeviceRequest
+	(*DeviceDetail)(nil),              // 79: sallyport.v1.DeviceDetail
+	(*ListSessionsRequest)(nil),       // 80: sallyport.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),      // 81: sallyport.v1.ListSessionsResponse
+	(*SessionView)(nil),               // 82: sallyport.v1.SessionView
+	(*GetSessionRequest)(nil),         // 83: sallyport.v1.GetSessionRequest
+	(*EndSessionRequest)(nil),         // 84: sallyport.v1.EndSessionRequest
+	(*GetAuditRecordRequest)(nil),     // 85: sallyport.v1.GetAuditRecordRequest
+	(*GetCARequest)(nil),              // 86: sallyport.v1.GetCARequest
+	(*CAInfo)(nil),                    // 87: sallyport.v1.CAInfo
+	(*CACertificate)(nil),             // 88: sallyport.v1.CACertificate
+	(*PreviewRemovalRequest)(nil),     // 89: sallyport.v1.PreviewRemovalRequest
+	(*PreviewRemovalResponse)(nil),    // 90: sallyport.v1.PreviewRemovalResponse
+	(*Consequence)(nil),               // 91: sallyport.v1.Consequence
+	nil,                               // 92: sallyport.v1.WhyRequest.NamespaceLabelsEntry
+	(*AdminBinding)(nil),              // 93: sallyport.v1.AdminBinding
+	(*timestamppb.Timestamp)(nil),     // 94: google.protobuf.Timestamp
+	(*User)(nil),                      // 95: sallyport.v1.User
+	(*Group)(nil),                     // 96: sallyport.v1.Group
+	(*Project)(nil),                   // 97: sallyport.v1.Project
+	(*Cluster)(nil),                   // 98: sallyport.v1.Cluster
+	(*Agent)(nil),                     // 99: sallyport.v1.Agent
+	(*Role)(nil),                      // 100: sallyport.v1.Role
+	(*Grant)(nil),                     // 101: sallyport.v1.Grant
+	(*Device)(nil),                    // 102: sallyport.v1.Device
+	(*StalenessBudgets)(nil),          // 103: sallyport.v1.StalenessBudgets
+	(*Session)(nil),                   // 104: sallyport.v1.Session
 }
 var file_sallyport_v1_admin_proto_depIdxs = []int32{
-	62, // 0: sallyport.v1.WhoamiResponse.admin:type_name -> sallyport.v1.AdminBinding
-	3,  // 1: sallyport.v1.Effect.committed:type_name -> sallyport.v1.Committed
-	4,  // 2: sallyport.v1.Effect.agent:type_name -> sallyport.v1.AgentEffect
-	63, // 3: sallyport.v1.Committed.at:type_name -> google.protobuf.Timestamp
-	63, // 4: sallyport.v1.AgentEffect.last_seen:type_name -> google.protobuf.Timestamp
-	63, // 5: sallyport.v1.AgentEffect.exec_stale_at:type_name -> google.protobuf.Timestamp
-	63, // 6: sallyport.v1.AgentEffect.write_stale_at:type_name -> google.protobuf.Timestamp
-	63, // 7: sallyport.v1.AgentEffect.read_stale_at:type_name -> google.protobuf.Timestamp
-	64, // 8: sallyport.v1.CreateUserResponse.user:type_name -> sallyport.v1.User
-	64, // 9: sallyport.v1.ListUsersResponse.users:type_name -> sallyport.v1.User
-	64, // 10: sallyport.v1.BindAdminResponse.user:type_name -> sallyport.v1.User
-	64, // 11: sallyport.v1.ResetSecondFactorResponse.user:type_name -> sallyport.v1.User
-	64, // 12: sallyport.v1.LinkIdentityResponse.user:type_name -> sallyport.v1.User
-	65, // 13: sallyport.v1.ListGroupsResponse.groups:type_name -> sallyport.v1.Group
-	66, // 14: sallyport.v1.ListProjectsResponse.projects:type_name -> sallyport.v1.Project
-	67, // 15: sallyport.v1.CreateClusterResponse.cluster:type_name -> sallyport.v1.Cluster
-	63, // 16: sallyport.v1.CreateClusterResponse.token_expires_at:type_name -> google.protobuf.Timestamp
-	36, // 17: sallyport.v1.ListClustersResponse.clusters:type_name -> sallyport.v1.ClusterStatus
-	67, // 18: sallyport.v1.ClusterStatus.cluster:type_name -> sallyport.v1.Cluster
-	37, // 19: sallyport.v1.ClusterStatus.agents:type_name -> sallyport.v1.AgentStatus
-	68, // 20: sallyport.v1.AgentStatus.agent:type_name -> sallyport.v1.Agent
-	63, // 21: sallyport.v1.AgentStatus.last_seen:type_name -> google.protobuf.Timestamp
-	63, // 22: sallyport.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	61, // 23: sallyport.v1.WhyRequest.namespace_labels:type_name -> sallyport.v1.WhyRequest.NamespaceLabelsEntry
-	69, // 24: sallyport.v1.ListRolesResponse.roles:type_name -> sallyport.v1.Role
-	69, // 25: sallyport.v1.CreateRoleRequest.role:type_name -> sallyport.v1.Role
-	69, // 26: sallyport.v1.ChangeRoleRequest.role:type_name -> sallyport.v1.Role
-	63, // 27: sallyport.v1.CreateGrantRequest.expires_at:type_name -> google.protobuf.Timestamp
-	53, // 28: sallyport.v1.ListGrantsResponse.grants:type_name -> sallyport.v1.GrantView
-	70, // 29: sallyport.v1.GrantView.grant:type_name -> sallyport.v1.Grant
-	57, // 30: sallyport.v1.ListDevicesResponse.devices:type_name -> sallyport.v1.DeviceView
-	71, // 31: sallyport.v1.DeviceView.device:type_name -> sallyport.v1.Device
-	63, // 32: sallyport.v1.DeviceView.session_expires_at:type_name -> google.protobuf.Timestamp
-	63, // 33: sallyport.v1.SearchAuditRequest.since:type_name -> google.protobuf.Timestamp
-	63, // 34: sallyport.v1.SearchAuditRequest.until:type_name -> google.protobuf.Timestamp
-	0,  // 35: sallyport.v1.AdminService.Whoami:input_type -> sallyport.v1.WhoamiRequest
-	5,  // 36: sallyport.v1.AdminService.CreateUser:input_type -> sallyport.v1.CreateUserRequest
-	7,  // 37: sallyport.v1.AdminService.ListUsers:input_type -> sallyport.v1.ListUsersRequest
-	9,  // 38: sallyport.v1.AdminService.DeleteUser:input_type -> sallyport.v1.DeleteUserRequest
-	10, // 39: sallyport.v1.AdminService.SetPassword:input_type -> sallyport.v1.SetPasswordRequest
-	12, // 40: sallyport.v1.AdminService.SuspendUser:input_type -> sallyport.v1.SuspendUserRequest
-	13, // 41: sallyport.v1.AdminService.ResumeUser:input_type -> sallyport.v1.ResumeUserRequest
-	15, // 42: sallyport.v1.AdminService.BindAdmin:input_type -> sallyport.v1.BindAdminRequest
-	15, // 43: sallyport.v1.AdminService.UnbindAdmin:input_type -> sallyport.v1.BindAdminRequest
-	17, // 44: sallyport.v1.AdminService.ResetSecondFactor:input_type -> sallyport.v1.ResetSecondFactorRequest
-	19, // 45: sallyport.v1.AdminService.LinkIdentity:input_type -> sallyport.v1.LinkIdentityRequest
-	21, // 46: sallyport.v1.AdminService.UnlinkIdentity:input_type -> sallyport.v1.UnlinkIdentityRequest
-	22, // 47: sallyport.v1.AdminService.CreateGroup:input_type -> sallyport.v1.CreateGroupRequest
-	23, // 48: sallyport.v1.AdminService.ListGroups:input_type -> sallyport.v1.ListGroupsRequest
-	25, // 49: sallyport.v1.AdminService.AddMember:input_type -> sallyport.v1.MemberRequest
-	25, // 50: sallyport.v1.AdminService.RemoveMember:input_type -> sallyport.v1.MemberRequest
-	26, // 51: sallyport.v1.AdminService.DeleteGroup:input_type -> sallyport.v1.DeleteGroupRequest
-	27, // 52: sallyport.v1.AdminService.CreateProject:input_type -> sallyport.v1.CreateProjectRequest
-	28, // 53: sallyport.v1.AdminService.ListProjects:input_type -> sallyport.v1.ListProjectsRequest
-	30, // 54: sallyport.v1.AdminService.DeleteProject:input_type -> sallyport.v1.DeleteProjectRequest
-	32, // 55: sallyport.v1.AdminService.CreateCluster:input_type -> sallyport.v1.CreateClusterRequest
-	34, // 56: sallyport.v1.AdminService.ListClusters:input_type -> sallyport.v1.ListClustersRequest
-	38, // 57: sallyport.v1.AdminService.CreateJoinToken:input_type -> sallyport.v1.CreateJoinTokenRequest
-	40, // 58: sallyport.v1.AdminService.DeleteCluster:input_type -> sallyport.v1.DeleteClusterRequest
-	41, // 59: sallyport.v1.AdminService.RemoveAgent:input_type -> sallyport.v1.RemoveAgentRequest
-	43, // 60: sallyport.v1.AdminService.Why:input_type -> sallyport.v1.WhyRequest
-	45, // 61: sallyport.v1.AdminService.ListRoles:input_type -> sallyport.v1.ListRolesRequest
-	47, // 62: sallyport.v1.AdminService.CreateRole:input_type -> sallyport.v1.CreateRoleRequest
-	48, // 63: sallyport.v1.AdminService.ChangeRole:input_type -> sallyport.v1.ChangeRoleRequest
-	49, // 64: sallyport.v1.AdminService.DeleteRole:input_type -> sallyport.v1.DeleteRoleRequest
-	50, // 65: sallyport.v1.AdminService.CreateGrant:input_type -> sallyport.v1.CreateGrantRequest
-	51, // 66: sallyport.v1.AdminService.ListGrants:input_type -> sallyport.v1.ListGrantsRequest
-	54, // 67: sallyport.v1.AdminService.DeleteGrant:input_type -> sallyport.v1.DeleteGrantRequest
-	55, // 68: sallyport.v1.AdminService.ListDevices:input_type -> sallyport.v1.ListDevicesRequest
-	58, // 69: sallyport.v1.AdminService.RevokeDevice:input_type -> sallyport.v1.RevokeDeviceRequest
-	59, // 70: sallyport.v1.AdminService.SearchAudit:input_type -> sallyport.v1.SearchAuditRequest
-	1,  // 71: sallyport.v1.AdminService.Whoami:output_type -> sallyport.v1.WhoamiResponse
-	6,  // 72: sallyport.v1.AdminService.CreateUser:output_type -> sallyport.v1.CreateUserResponse
-	8,  // 73: sallyport.v1.AdminService.ListUsers:output_type -> sallyport.v1.ListUsersResponse
-	2,  // 74: sallyport.v1.AdminService.DeleteUser:output_type -> sallyport.v1.Effect
-	11, // 75: sallyport.v1.AdminService.SetPassword:output_type -> sallyport.v1.SetPasswordResponse
-	2,  // 76: sallyport.v1.AdminService.SuspendUser:output_type -> sallyport.v1.Effect
-	14, // 77: sallyport.v1.AdminService.ResumeUser:output_type -> sallyport.v1.ResumeUserResponse
-	16, // 78: sallyport.v1.AdminService.BindAdmin:output_type -> sallyport.v1.BindAdminResponse
-	16, // 79: sallyport.v1.AdminService.UnbindAdmin:output_type -> sallyport.v1.BindAdminResponse
-	18, // 80: sallyport.v1.AdminService.ResetSecondFactor:output_type -> sallyport.v1.ResetSecondFactorResponse
-	20, // 81: sallyport.v1.AdminService.LinkIdentity:output_type -> sallyport.v1.LinkIdentityResponse
-	20, // 82: sallyport.v1.AdminService.UnlinkIdentity:output_type -> sallyport.v1.LinkIdentityResponse
-	65, // 83: sallyport.v1.AdminService.CreateGroup:output_type -> sallyport.v1.Group
-	24, // 84: sallyport.v1.AdminService.ListGroups:output_type -> sallyport.v1.ListGroupsResponse
-	65, // 85: sallyport.v1.AdminService.AddMember:output_type -> sallyport.v1.Group
-	2,  // 86: sallyport.v1.AdminService.RemoveMember:output_type -> sallyport.v1.Effect
-	2,  // 87: sallyport.v1.AdminService.DeleteGroup:output_type -> sallyport.v1.Effect
-	66, // 88: sallyport.v1.AdminService.CreateProject:output_type -> sallyport.v1.Project
-	29, // 89: sallyport.v1.AdminService.ListProjects:output_type -> sallyport.v1.ListProjectsResponse
-	31, // 90: sallyport.v1.AdminService.DeleteProject:output_type -> sallyport.v1.DeleteProjectResponse
-	33, // 91: sallyport.v1.AdminService.CreateCluster:output_type -> sallyport.v1.CreateClusterResponse
-	35, // 92: sallyport.v1.AdminService.ListClusters:output_type -> sallyport.v1.ListClustersResponse
-	39, // 93: sallyport.v1.AdminService.CreateJoinToken:output_type -> sallyport.v1.CreateJoinTokenResponse
-	2,  // 94: sallyport.v1.AdminService.DeleteCluster:output_type -> sallyport.v1.Effect
-	42, // 95: sallyport.v1.AdminService.RemoveAgent:output_type -> sallyport.v1.RemoveAgentResponse
-	44, // 96: sallyport.v1.AdminService.Why:output_type -> sallyport.v1.WhyResponse
-	46, // 97: sallyport.v1.AdminService.ListRoles:output_type -> sallyport.v1.ListRolesResponse
-	69, // 98: sallyport.v1.AdminService.CreateRole:output_type -> sallyport.v1.Role
-	2,  // 99: sallyport.v1.AdminService.ChangeRole:output_type -> sallyport.v1.Effect
-	2,  // 100: sallyport.v1.AdminService.DeleteRole:output_type -> sallyport.v1.Effect
-	70, // 101: sallyport.v1.AdminService.CreateGrant:output_type -> sallyport.v1.Grant
-	52, // 102: sallyport.v1.AdminService.ListGrants:output_type -> sallyport.v1.ListGrantsResponse
-	2,  // 103: sallyport.v1.AdminService.DeleteGrant:output_type -> sallyport.v1.Effect
-	56, // 104: sallyport.v1.AdminService.ListDevices:output_type -> sallyport.v1.ListDevicesResponse
-	2,  // 105: sallyport.v1.AdminService.RevokeDevice:output_type -> sallyport.v1.Effect
-	60, // 106: sallyport.v1.AdminService.SearchAudit:output_type -> sallyport.v1.AuditRecord
-	71, // [71:107] is the sub-list for method output_type
-	35, // [35:71] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	93,  // 0: sallyport.v1.WhoamiResponse.admin:type_name -> sallyport.v1.AdminBinding
+	3,   // 1: sallyport.v1.Effect.committed:type_name -> sallyport.v1.Committed
+	4,   // 2: sallyport.v1.Effect.agent:type_name -> sallyport.v1.AgentEffect
+	94,  // 3: sallyport.v1.Committed.at:type_name -> google.protobuf.Timestamp
+	94,  // 4: sallyport.v1.AgentEffect.last_seen:type_name -> google.protobuf.Timestamp
+	94,  // 5: sallyport.v1.AgentEffect.exec_stale_at:type_name -> google.protobuf.Timestamp
+	94,  // 6: sallyport.v1.AgentEffect.write_stale_at:type_name -> google.protobuf.Timestamp
+	94,  // 7: sallyport.v1.AgentEffect.read_stale_at:type_name -> google.protobuf.Timestamp
+	95,  // 8: sallyport.v1.CreateUserResponse.user:type_name -> sallyport.v1.User
+	95,  // 9: sallyport.v1.ListUsersResponse.users:type_name -> sallyport.v1.User
+	95,  // 10: sallyport.v1.BindAdminResponse.user:type_name -> sallyport.v1.User
+	95,  // 11: sallyport.v1.ResetSecondFactorResponse.user:type_name -> sallyport.v1.User
+	95,  // 12: sallyport.v1.LinkIdentityResponse.user:type_name -> sallyport.v1.User
+	96,  // 13: sallyport.v1.ListGroupsResponse.groups:type_name -> sallyport.v1.Group
+	97,  // 14: sallyport.v1.ListProjectsResponse.projects:type_name -> sallyport.v1.Project
+	98,  // 15: sallyport.v1.CreateClusterResponse.cluster:type_name -> sallyport.v1.Cluster
+	94,  // 16: sallyport.v1.CreateClusterResponse.token_expires_at:type_name -> google.protobuf.Timestamp
+	36,  // 17: sallyport.v1.ListClustersResponse.clusters:type_name -> sallyport.v1.ClusterStatus
+	98,  // 18: sallyport.v1.ClusterStatus.cluster:type_name -> sallyport.v1.Cluster
+	37,  // 19: sallyport.v1.ClusterStatus.agents:type_name -> sallyport.v1.AgentStatus
+	99,  // 20: sallyport.v1.AgentStatus.agent:type_name -> sallyport.v1.Agent
+	94,  // 21: sallyport.v1.AgentStatus.last_seen:type_name -> google.protobuf.Timestamp
+	94,  // 22: sallyport.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	92,  // 23: sallyport.v1.WhyRequest.namespace_labels:type_name -> sallyport.v1.WhyRequest.NamespaceLabelsEntry
+	100, // 24: sallyport.v1.ListRolesResponse.roles:type_name -> sallyport.v1.Role
+	100, // 25: sallyport.v1.CreateRoleRequest.role:type_name -> sallyport.v1.Role
+	100, // 26: sallyport.v1.ChangeRoleRequest.role:type_name -> sallyport.v1.Role
+	94,  // 27: sallyport.v1.CreateGrantRequest.expires_at:type_name -> google.protobuf.Timestamp
+	53,  // 28: sallyport.v1.ListGrantsResponse.grants:type_name -> sallyport.v1.GrantView
+	101, // 29: sallyport.v1.GrantView.grant:type_name -> sallyport.v1.Grant
+	57,  // 30: sallyport.v1.ListDevicesResponse.devices:type_name -> sallyport.v1.DeviceView
+	102, // 31: sallyport.v1.DeviceView.device:type_name -> sallyport.v1.Device
+	94,  // 32: sallyport.v1.DeviceView.session_expires_at:type_name -> google.protobuf.Timestamp
+	94,  // 33: sallyport.v1.SearchAuditRequest.since:type_name -> google.protobuf.Timestamp
+	94,  // 34: sallyport.v1.SearchAuditRequest.until:type_name -> google.protobuf.Timestamp
+	95,  // 35: sallyport.v1.UserDetail.user:type_name -> sallyport.v1.User
+	53,  // 36: sallyport.v1.UserDetail.grants:type_name -> sallyport.v1.GrantView
+	57,  // 37: sallyport.v1.UserDetail.devices:type_name -> sallyport.v1.DeviceView
+	82,  // 38: sallyport.v1.UserDetail.sessions:type_name -> sallyport.v1.SessionView
+	96,  // 39: sallyport.v1.GroupDetail.group:type_name -> sallyport.v1.Group
+	53,  // 40: sallyport.v1.GroupDetail.grants:type_name -> sallyport.v1.GrantView
+	97,  // 41: sallyport.v1.ProjectDetail.project:type_name -> sallyport.v1.Project
+	53,  // 42: sallyport.v1.ProjectDetail.grants:type_name -> sallyport.v1.GrantView
+	36,  // 43: sallyport.v1.ClusterDetail.status:type_name -> sallyport.v1.ClusterStatus
+	53,  // 44: sallyport.v1.ClusterDetail.grants:type_name -> sallyport.v1.GrantView
+	75,  // 45: sallyport.v1.ClusterDetail.tokens:type_name -> sallyport.v1.JoinTokenView
+	103, // 46: sallyport.v1.SetBudgetsRequest.budgets:type_name -> sallyport.v1.StalenessBudgets
+	75,  // 47: sallyport.v1.ListJoinTokensResponse.tokens:type_name -> sallyport.v1.JoinTokenView
+	94,  // 48: sallyport.v1.JoinTokenView.created_at:type_name -> google.protobuf.Timestamp
+	94,  // 49: sallyport.v1.JoinTokenView.expires_at:type_name -> google.protobuf.Timestamp
+	94,  // 50: sallyport.v1.JoinTokenView.used_at:type_name -> google.protobuf.Timestamp
+	57,  // 51: sallyport.v1.DeviceDetail.device:type_name -> sallyport.v1.DeviceView
+	82,  // 52: sallyport.v1.DeviceDetail.sessions:type_name -> sallyport.v1.SessionView
+	82,  // 53: sallyport.v1.ListSessionsResponse.sessions:type_name -> sallyport.v1.SessionView
+	104, // 54: sallyport.v1.SessionView.session:type_name -> sallyport.v1.Session
+	88,  // 55: sallyport.v1.CAInfo.certificates:type_name -> sallyport.v1.CACertificate
+	94,  // 56: sallyport.v1.CACertificate.not_before:type_name -> google.protobuf.Timestamp
+	94,  // 57: sallyport.v1.CACertificate.not_after:type_name -> google.protobuf.Timestamp
+	91,  // 58: sallyport.v1.PreviewRemovalResponse.consequences:type_name -> sallyport.v1.Consequence
+	0,   // 59: sallyport.v1.AdminService.Whoami:input_type -> sallyport.v1.WhoamiRequest
+	5,   // 60: sallyport.v1.AdminService.CreateUser:input_type -> sallyport.v1.CreateUserRequest
+	7,   // 61: sallyport.v1.AdminService.ListUsers:input_type -> sallyport.v1.ListUsersRequest
+	61,  // 62: sallyport.v1.AdminService.GetUser:input_type -> sallyport.v1.GetUserRequest
+	63,  // 63: sallyport.v1.AdminService.UpdateUser:input_type -> sallyport.v1.UpdateUserRequest
+	9,   // 64: sallyport.v1.AdminService.DeleteUser:input_type -> sallyport.v1.DeleteUserRequest
+	10,  // 65: sallyport.v1.AdminService.SetPassword:input_type -> sallyport.v1.SetPasswordRequest
+	12,  // 66: sallyport.v1.AdminService.SuspendUser:input_type -> sallyport.v1.SuspendUserRequest
+	13,  // 67: sallyport.v1.AdminService.ResumeUser:input_type -> sallyport.v1.ResumeUserRequest
+	15,  // 68: sallyport.v1.AdminService.BindAdmin:input_type -> sallyport.v1.BindAdminRequest
+	15,  // 69: sallyport.v1.AdminService.UnbindAdmin:input_type -> sallyport.v1.BindAdminRequest
+	17,  // 70: sallyport.v1.AdminService.ResetSecondFactor:input_type -> sallyport.v1.ResetSecondFactorRequest
+	19,  // 71: sallyport.v1.AdminService.LinkIdentity:input_type -> sallyport.v1.LinkIdentityRequest
+	21,  // 72: sallyport.v1.AdminService.UnlinkIdentity:input_type -> sallyport.v1.UnlinkIdentityRequest
+	22,  // 73: sallyport.v1.AdminService.CreateGroup:input_type -> sallyport.v1.CreateGroupRequest
+	23,  // 74: sallyport.v1.AdminService.ListGroups:input_type -> sallyport.v1.ListGroupsRequest
+	64,  // 75: sallyport.v1.AdminService.GetGroup:input_type -> sallyport.v1.GetGroupRequest
+	66,  // 76: sallyport.v1.AdminService.RenameGroup:input_type -> sallyport.v1.RenameGroupRequest
+	25,  // 77: sallyport.v1.AdminService.AddMember:input_type -> sallyport.v1.MemberRequest
+	25,  // 78: sallyport.v1.AdminService.RemoveMember:input_type -> sallyport.v1.MemberRequest
+	26,  // 79: sallyport.v1.AdminService.DeleteGroup:input_type -> sallyport.v1.DeleteGroupRequest
+	27,  // 80: sallyport.v1.AdminService.CreateProject:input_type -> sallyport.v1.CreateProjectRequest
+	28,  // 81: sallyport.v1.AdminService.ListProjects:input_type -> sallyport.v1.ListProjectsRequest
+	67,  // 82: sallyport.v1.AdminService.GetProject:input_type -> sallyport.v1.GetProjectRequest
+	69,  // 83: sallyport.v1.AdminService.RenameProject:input_type -> sallyport.v1.RenameProjectRequest
+	30,  // 84: sallyport.v1.AdminService.DeleteProject:input_type -> sallyport.v1.DeleteProjectRequest
+	32,  // 85: sallyport.v1.AdminService.CreateCluster:input_type -> sallyport.v1.CreateClusterRequest
+	34,  // 86: sallyport.v1.AdminService.ListClusters:input_type -> sallyport.v1.ListClustersRequest
+	70,  // 87: sallyport.v1.AdminService.GetCluster:input_type -> sallyport.v1.GetClusterRequest
+	72,  // 88: sallyport.v1.AdminService.SetBudgets:input_type -> sallyport.v1.SetBudgetsRequest
+	38,  // 89: sallyport.v1.AdminService.CreateJoinToken:input_type -> sallyport.v1.CreateJoinTokenRequest
+	73,  // 90: sallyport.v1.AdminService.ListJoinTokens:input_type -> sallyport.v1.ListJoinTokensRequest
+	76,  // 91: sallyport.v1.AdminService.DeleteJoinToken:input_type -> sallyport.v1.DeleteJoinTokenRequest
+	40,  // 92: sallyport.v1.AdminService.DeleteCluster:input_type -> sallyport.v1.DeleteClusterRequest
+	41,  // 93: sallyport.v1.AdminService.RemoveAgent:input_type -> sallyport.v1.RemoveAgentRequest
+	43,  // 94: sallyport.v1.AdminService.Why:input_type -> sallyport.v1.WhyRequest
+	45,  // 95: sallyport.v1.AdminService.ListRoles:input_type -> sallyport.v1.ListRolesRequest
+	47,  // 96: sallyport.v1.AdminService.CreateRole:input_type -> sallyport.v1.CreateRoleRequest
+	48,  // 97: sallyport.v1.AdminService.ChangeRole:input_type -> sallyport.v1.ChangeRoleRequest
+	49,  // 98: sallyport.v1.AdminService.DeleteRole:input_type -> sallyport.v1.DeleteRoleRequest
+	50,  // 99: sallyport.v1.AdminService.CreateGrant:input_type -> sallyport.v1.CreateGrantRequest
+	51,  // 100: sallyport.v1.AdminService.ListGrants:input_type -> sallyport.v1.ListGrantsRequest
+	77,  // 101: sallyport.v1.AdminService.GetGrant:input_type -> sallyport.v1.GetGrantRequest
+	54,  // 102: sallyport.v1.AdminService.DeleteGrant:input_type -> sallyport.v1.DeleteGrantRequest
+	55,  // 103: sallyport.v1.AdminService.ListDevices:input_type -> sallyport.v1.ListDevicesRequest
+	78,  // 104: sallyport.v1.AdminService.GetDevice:input_type -> sallyport.v1.GetDeviceRequest
+	58,  // 105: sallyport.v1.AdminService.RevokeDevice:input_type -> sallyport.v1.RevokeDeviceRequest
+	80,  // 106: sallyport.v1.AdminService.ListSessions:input_type -> sallyport.v1.ListSessionsRequest
+	83,  // 107: sallyport.v1.AdminService.GetSession:input_type -> sallyport.v1.GetSessionRequest
+	84,  // 108: sallyport.v1.AdminService.EndSession:input_type -> sallyport.v1.EndSessionRequest
+	59,  // 109: sallyport.v1.AdminService.SearchAudit:input_type -> sallyport.v1.SearchAuditRequest
+	85,  // 110: sallyport.v1.AdminService.GetAuditRecord:input_type -> sallyport.v1.GetAuditRecordRequest
+	86,  // 111: sallyport.v1.AdminService.GetCA:input_type -> sallyport.v1.GetCARequest
+	89,  // 112: sallyport.v1.AdminService.PreviewRemoval:input_type -> sallyport.v1.PreviewRemovalRequest
+	1,   // 113: sallyport.v1.AdminService.Whoami:output_type -> sallyport.v1.WhoamiResponse
+	6,   // 114: sallyport.v1.AdminService.CreateUser:output_type -> sallyport.v1.CreateUserResponse
+	8,   // 115: sallyport.v1.AdminService.ListUsers:output_type -> sallyport.v1.ListUsersResponse
+	62,  // 116: sallyport.v1.AdminService.GetUser:output_type -> sallyport.v1.UserDetail
+	95,  // 117: sallyport.v1.AdminService.UpdateUser:output_type -> sallyport.v1.User
+	2,   // 118: sallyport.v1.AdminService.DeleteUser:output_type -> sallyport.v1.Effect
+	11,  // 119: sallyport.v1.AdminService.SetPassword:output_type -> sallyport.v1.SetPasswordResponse
+	2,   // 120: sallyport.v1.AdminService.SuspendUser:output_type -> sallyport.v1.Effect
+	14,  // 121: sallyport.v1.AdminService.ResumeUser:output_type -> sallyport.v1.ResumeUserResponse
+	16,  // 122: sallyport.v1.AdminService.BindAdmin:output_type -> sallyport.v1.BindAdminResponse
+	16,  // 123: sallyport.v1.AdminService.UnbindAdmin:output_type -> sallyport.v1.BindAdminResponse
+	18,  // 124: sallyport.v1.AdminService.ResetSecondFactor:output_type -> sallyport.v1.ResetSecondFactorResponse
+	20,  // 125: sallyport.v1.AdminService.LinkIdentity:output_type -> sallyport.v1.LinkIdentityResponse
+	20,  // 126: sallyport.v1.AdminService.UnlinkIdentity:output_type -> sallyport.v1.LinkIdentityResponse
+	96,  // 127: sallyport.v1.AdminService.CreateGroup:output_type -> sallyport.v1.Group
+	24,  // 128: sallyport.v1.AdminService.ListGroups:output_type -> sallyport.v1.ListGroupsResponse
+	65,  // 129: sallyport.v1.AdminService.GetGroup:output_type -> sallyport.v1.GroupDetail
+	96,  // 130: sallyport.v1.AdminService.RenameGroup:output_type -> sallyport.v1.Group
+	96,  // 131: sallyport.v1.AdminService.AddMember:output_type -> sallyport.v1.Group
+	2,   // 132: sallyport.v1.AdminService.RemoveMember:output_type -> sallyport.v1.Effect
+	2,   // 133: sallyport.v1.AdminService.DeleteGroup:output_type -> sallyport.v1.Effect
+	97,  // 134: sallyport.v1.AdminService.CreateProject:output_type -> sallyport.v1.Project
+	29,  // 135: sallyport.v1.AdminService.ListProjects:output_type -> sallyport.v1.ListProjectsResponse
+	68,  // 136: sallyport.v1.AdminService.GetProject:output_type -> sallyport.v1.ProjectDetail
+	97,  // 137: sallyport.v1.AdminService.RenameProject:output_type -> sallyport.v1.Project
+	31,  // 138: sallyport.v1.AdminService.DeleteProject:output_type -> sallyport.v1.DeleteProjectResponse
+	33,  // 139: sallyport.v1.AdminService.CreateCluster:output_type -> sallyport.v1.CreateClusterResponse
+	35,  // 140: sallyport.v1.AdminService.ListClusters:output_type -> sallyport.v1.ListClustersResponse
+	71,  // 141: sallyport.v1.AdminService.GetCluster:output_type -> sallyport.v1.ClusterDetail
+	2,   // 142: sallyport.v1.AdminService.SetBudgets:output_type -> sallyport.v1.Effect
+	39,  // 143: sallyport.v1.AdminService.CreateJoinToken:output_type -> sallyport.v1.CreateJoinTokenResponse
+	74,  // 144: sallyport.v1.AdminService.ListJoinTokens:output_type -> sallyport.v1.ListJoinTokensResponse
+	75,  // 145: sallyport.v1.AdminService.DeleteJoinToken:output_type -> sallyport.v1.JoinTokenView
+	2,   // 146: sallyport.v1.AdminService.DeleteCluster:output_type -> sallyport.v1.Effect
+	42,  // 147: sallyport.v1.AdminService.RemoveAgent:output_type -> sallyport.v1.RemoveAgentResponse
+	44,  // 148: sallyport.v1.AdminService.Why:output_type -> sallyport.v1.WhyResponse
+	46,  // 149: sallyport.v1.AdminService.ListRoles:output_type -> sallyport.v1.ListRolesResponse
+	100, // 150: sallyport.v1.AdminService.CreateRole:output_type -> sallyport.v1.Role
+	2,   // 151: sallyport.v1.AdminService.ChangeRole:output_type -> sallyport.v1.Effect
+	2,   // 152: sallyport.v1.AdminService.DeleteRole:output_type -> sallyport.v1.Effect
+	101, // 153: sallyport.v1.AdminService.CreateGrant:output_type -> sallyport.v1.Grant
+	52,  // 154: sallyport.v1.AdminService.ListGrants:output_type -> sallyport.v1.ListGrantsResponse
+	53,  // 155: sallyport.v1.AdminService.GetGrant:output_type -> sallyport.v1.GrantView
+	2,   // 156: sallyport.v1.AdminService.DeleteGrant:output_type -> sallyport.v1.Effect
+	56,  // 157: sallyport.v1.AdminService.ListDevices:output_type -> sallyport.v1.ListDevicesResponse
+	79,  // 158: sallyport.v1.AdminService.GetDevice:output_type -> sallyport.v1.DeviceDetail
+	2,   // 159: sallyport.v1.AdminService.RevokeDevice:output_type -> sallyport.v1.Effect
+	81,  // 160: sallyport.v1.AdminService.ListSessions:output_type -> sallyport.v1.ListSessionsResponse
+	82,  // 161: sallyport.v1.AdminService.GetSession:output_type -> sallyport.v1.SessionView
+	2,   // 162: sallyport.v1.AdminService.EndSession:output_type -> sallyport.v1.Effect
+	60,  // 163: sallyport.v1.AdminService.SearchAudit:output_type -> sallyport.v1.AuditRecord
+	60,  // 164: sallyport.v1.AdminService.GetAuditRecord:output_type -> sallyport.v1.AuditRecord
+	87,  // 165: sallyport.v1.AdminService.GetCA:output_type -> sallyport.v1.CAInfo
+	90,  // 166: sallyport.v1.AdminService.PreviewRemoval:output_type -> sallyport.v1.PreviewRemovalResponse
+	113, // [113:167] is the sub-list for method output_type
+	59,  // [59:113] is the sub-list for method input_type
+	59,  // [59:59] is the sub-list for extension type_name
+	59,  // [59:59] is the sub-list for extension extendee
+	0,   // [0:59] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_v1_admin_proto_init() }
@@ -3978,13 +5923,14 @@ func file_sallyport_v1_admin_proto_init() {
 		(*Effect_Committed)(nil),
 		(*Effect_Agent)(nil),
 	}
+	file_sallyport_v1_admin_proto_msgTypes[63].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_v1_admin_proto_rawDesc), len(file_sallyport_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   62,
+			NumMessages:   93,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

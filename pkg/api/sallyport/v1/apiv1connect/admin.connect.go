@@ -39,6 +39,10 @@ const (
 	AdminServiceCreateUserProcedure = "/sallyport.v1.AdminService/CreateUser"
 	// AdminServiceListUsersProcedure is the fully-qualified name of the AdminService's ListUsers RPC.
 	AdminServiceListUsersProcedure = "/sallyport.v1.AdminService/ListUsers"
+	// AdminServiceGetUserProcedure is the fully-qualified name of the AdminService's GetUser RPC.
+	AdminServiceGetUserProcedure = "/sallyport.v1.AdminService/GetUser"
+	// AdminServiceUpdateUserProcedure is the fully-qualified name of the AdminService's UpdateUser RPC.
+	AdminServiceUpdateUserProcedure = "/sallyport.v1.AdminService/UpdateUser"
 	// AdminServiceDeleteUserProcedure is the fully-qualified name of the AdminService's DeleteUser RPC.
 	AdminServiceDeleteUserProcedure = "/sallyport.v1.AdminService/DeleteUser"
 	// AdminServiceSetPasswordProcedure is the fully-qualified name of the AdminService's SetPassword
@@ -68,6 +72,11 @@ const (
 	AdminServiceCreateGroupProcedure = "/sallyport.v1.AdminService/CreateGroup"
 	// AdminServiceListGroupsProcedure is the fully-qualified name of the AdminService's ListGroups RPC.
 	AdminServiceListGroupsProcedure = "/sallyport.v1.AdminService/ListGroups"
+	// AdminServiceGetGroupProcedure is the fully-qualified name of the AdminService's GetGroup RPC.
+	AdminServiceGetGroupProcedure = "/sallyport.v1.AdminService/GetGroup"
+	// AdminServiceRenameGroupProcedure is the fully-qualified name of the AdminService's RenameGroup
+	// RPC.
+	AdminServiceRenameGroupProcedure = "/sallyport.v1.AdminService/RenameGroup"
 	// AdminServiceAddMemberProcedure is the fully-qualified name of the AdminService's AddMember RPC.
 	AdminServiceAddMemberProcedure = "/sallyport.v1.AdminService/AddMember"
 	// AdminServiceRemoveMemberProcedure is the fully-qualified name of the AdminService's RemoveMember
@@ -82,6 +91,11 @@ const (
 	// AdminServiceListProjectsProcedure is the fully-qualified name of the AdminService's ListProjects
 	// RPC.
 	AdminServiceListProjectsProcedure = "/sallyport.v1.AdminService/ListProjects"
+	// AdminServiceGetProjectProcedure is the fully-qualified name of the AdminService's GetProject RPC.
+	AdminServiceGetProjectProcedure = "/sallyport.v1.AdminService/GetProject"
+	// AdminServiceRenameProjectProcedure is the fully-qualified name of the AdminService's
+	// RenameProject RPC.
+	AdminServiceRenameProjectProcedure = "/sallyport.v1.AdminService/RenameProject"
 	// AdminServiceDeleteProjectProcedure is the fully-qualified name of the AdminService's
 	// DeleteProject RPC.
 	AdminServiceDeleteProjectProcedure = "/sallyport.v1.AdminService/DeleteProject"
@@ -91,9 +105,19 @@ const (
 	// AdminServiceListClustersProcedure is the fully-qualified name of the AdminService's ListClusters
 	// RPC.
 	AdminServiceListClustersProcedure = "/sallyport.v1.AdminService/ListClusters"
+	// AdminServiceGetClusterProcedure is the fully-qualified name of the AdminService's GetCluster RPC.
+	AdminServiceGetClusterProcedure = "/sallyport.v1.AdminService/GetCluster"
+	// AdminServiceSetBudgetsProcedure is the fully-qualified name of the AdminService's SetBudgets RPC.
+	AdminServiceSetBudgetsProcedure = "/sallyport.v1.AdminService/SetBudgets"
 	// AdminServiceCreateJoinTokenProcedure is the fully-qualified name of the AdminService's
 	// CreateJoinToken RPC.
 	AdminServiceCreateJoinTokenProcedure = "/sallyport.v1.AdminService/CreateJoinToken"
+	// AdminServiceListJoinTokensProcedure is the fully-qualified name of the AdminService's
+	// ListJoinTokens RPC.
+	AdminServiceListJoinTokensProcedure = "/sallyport.v1.AdminService/ListJoinTokens"
+	// AdminServiceDeleteJoinTokenProcedure is the fully-qualified name of the AdminService's
+	// DeleteJoinToken RPC.
+	AdminServiceDeleteJoinTokenProcedure = "/sallyport.v1.AdminService/DeleteJoinToken"
 	// AdminServiceDeleteClusterProcedure is the fully-qualified name of the AdminService's
 	// DeleteCluster RPC.
 	AdminServiceDeleteClusterProcedure = "/sallyport.v1.AdminService/DeleteCluster"
@@ -115,18 +139,37 @@ const (
 	AdminServiceCreateGrantProcedure = "/sallyport.v1.AdminService/CreateGrant"
 	// AdminServiceListGrantsProcedure is the fully-qualified name of the AdminService's ListGrants RPC.
 	AdminServiceListGrantsProcedure = "/sallyport.v1.AdminService/ListGrants"
+	// AdminServiceGetGrantProcedure is the fully-qualified name of the AdminService's GetGrant RPC.
+	AdminServiceGetGrantProcedure = "/sallyport.v1.AdminService/GetGrant"
 	// AdminServiceDeleteGrantProcedure is the fully-qualified name of the AdminService's DeleteGrant
 	// RPC.
 	AdminServiceDeleteGrantProcedure = "/sallyport.v1.AdminService/DeleteGrant"
 	// AdminServiceListDevicesProcedure is the fully-qualified name of the AdminService's ListDevices
 	// RPC.
 	AdminServiceListDevicesProcedure = "/sallyport.v1.AdminService/ListDevices"
+	// AdminServiceGetDeviceProcedure is the fully-qualified name of the AdminService's GetDevice RPC.
+	AdminServiceGetDeviceProcedure = "/sallyport.v1.AdminService/GetDevice"
 	// AdminServiceRevokeDeviceProcedure is the fully-qualified name of the AdminService's RevokeDevice
 	// RPC.
 	AdminServiceRevokeDeviceProcedure = "/sallyport.v1.AdminService/RevokeDevice"
+	// AdminServiceListSessionsProcedure is the fully-qualified name of the AdminService's ListSessions
+	// RPC.
+	AdminServiceListSessionsProcedure = "/sallyport.v1.AdminService/ListSessions"
+	// AdminServiceGetSessionProcedure is the fully-qualified name of the AdminService's GetSession RPC.
+	AdminServiceGetSessionProcedure = "/sallyport.v1.AdminService/GetSession"
+	// AdminServiceEndSessionProcedure is the fully-qualified name of the AdminService's EndSession RPC.
+	AdminServiceEndSessionProcedure = "/sallyport.v1.AdminService/EndSession"
 	// AdminServiceSearchAuditProcedure is the fully-qualified name of the AdminService's SearchAudit
 	// RPC.
 	AdminServiceSearchAuditProcedure = "/sallyport.v1.AdminService/SearchAudit"
+	// AdminServiceGetAuditRecordProcedure is the fully-qualified name of the AdminService's
+	// GetAuditRecord RPC.
+	AdminServiceGetAuditRecordProcedure = "/sallyport.v1.AdminService/GetAuditRecord"
+	// AdminServiceGetCAProcedure is the fully-qualified name of the AdminService's GetCA RPC.
+	AdminServiceGetCAProcedure = "/sallyport.v1.AdminService/GetCA"
+	// AdminServicePreviewRemovalProcedure is the fully-qualified name of the AdminService's
+	// PreviewRemoval RPC.
+	AdminServicePreviewRemovalProcedure = "/sallyport.v1.AdminService/PreviewRemoval"
 )
 
 // AdminServiceClient is a client for the sallyport.v1.AdminService service.
@@ -134,6 +177,8 @@ type AdminServiceClient interface {
 	Whoami(context.Context, *connect.Request[v1.WhoamiRequest]) (*connect.Response[v1.WhoamiResponse], error)
 	CreateUser(context.Context, *connect.Request[v1.CreateUserRequest]) (*connect.Response[v1.CreateUserResponse], error)
 	ListUsers(context.Context, *connect.Request[v1.ListUsersRequest]) (*connect.Response[v1.ListUsersResponse], error)
+	GetUser(context.Context, *connect.Request[v1.GetUserRequest]) (*connect.Response[v1.UserDetail], error)
+	UpdateUser(context.Context, *connect.Request[v1.UpdateUserRequest]) (*connect.Response[v1.User], error)
 	DeleteUser(context.Context, *connect.Request[v1.DeleteUserRequest]) (*connect.ServerStreamForClient[v1.Effect], error)
 	SetPassword(context.Context, *connect.Request[v1.SetPasswordRequest]) (*connect.Response[v1.SetPasswordResponse], error)
 	// SuspendUser suspends everywhere, or within one project, and streams what
@@ -151,18 +196,28 @@ type AdminServiceClient interface {
 	UnlinkIdentity(context.Context, *connect.Request[v1.UnlinkIdentityRequest]) (*connect.Response[v1.LinkIdentityResponse], error)
 	CreateGroup(context.Context, *connect.Request[v1.CreateGroupRequest]) (*connect.Response[v1.Group], error)
 	ListGroups(context.Context, *connect.Request[v1.ListGroupsRequest]) (*connect.Response[v1.ListGroupsResponse], error)
+	GetGroup(context.Context, *connect.Request[v1.GetGroupRequest]) (*connect.Response[v1.GroupDetail], error)
+	RenameGroup(context.Context, *connect.Request[v1.RenameGroupRequest]) (*connect.Response[v1.Group], error)
 	AddMember(context.Context, *connect.Request[v1.MemberRequest]) (*connect.Response[v1.Group], error)
 	RemoveMember(context.Context, *connect.Request[v1.MemberRequest]) (*connect.ServerStreamForClient[v1.Effect], error)
 	DeleteGroup(context.Context, *connect.Request[v1.DeleteGroupRequest]) (*connect.ServerStreamForClient[v1.Effect], error)
 	CreateProject(context.Context, *connect.Request[v1.CreateProjectRequest]) (*connect.Response[v1.Project], error)
 	ListProjects(context.Context, *connect.Request[v1.ListProjectsRequest]) (*connect.Response[v1.ListProjectsResponse], error)
+	GetProject(context.Context, *connect.Request[v1.GetProjectRequest]) (*connect.Response[v1.ProjectDetail], error)
+	RenameProject(context.Context, *connect.Request[v1.RenameProjectRequest]) (*connect.Response[v1.Project], error)
 	DeleteProject(context.Context, *connect.Request[v1.DeleteProjectRequest]) (*connect.Response[v1.DeleteProjectResponse], error)
 	// CreateCluster registers a cluster and answers with a one-time join token.
 	CreateCluster(context.Context, *connect.Request[v1.CreateClusterRequest]) (*connect.Response[v1.CreateClusterResponse], error)
 	ListClusters(context.Context, *connect.Request[v1.ListClustersRequest]) (*connect.Response[v1.ListClustersResponse], error)
+	GetCluster(context.Context, *connect.Request[v1.GetClusterRequest]) (*connect.Response[v1.ClusterDetail], error)
+	// SetBudgets says for how long the cluster's agents decide alone.
+	SetBudgets(context.Context, *connect.Request[v1.SetBudgetsRequest]) (*connect.ServerStreamForClient[v1.Effect], error)
 	// CreateJoinToken makes a token for another replica, or in place of one that
 	// ran out unused.
 	CreateJoinToken(context.Context, *connect.Request[v1.CreateJoinTokenRequest]) (*connect.Response[v1.CreateJoinTokenResponse], error)
+	// ListJoinTokens shows what tokens there are, never a secret.
+	ListJoinTokens(context.Context, *connect.Request[v1.ListJoinTokensRequest]) (*connect.Response[v1.ListJoinTokensResponse], error)
+	DeleteJoinToken(context.Context, *connect.Request[v1.DeleteJoinTokenRequest]) (*connect.Response[v1.JoinTokenView], error)
 	DeleteCluster(context.Context, *connect.Request[v1.DeleteClusterRequest]) (*connect.ServerStreamForClient[v1.Effect], error)
 	// RemoveAgent takes one replica out of service for good: its certificate, its
 	// key and its place in the overlay are refused from then on.
@@ -181,11 +236,25 @@ type AdminServiceClient interface {
 	DeleteRole(context.Context, *connect.Request[v1.DeleteRoleRequest]) (*connect.ServerStreamForClient[v1.Effect], error)
 	CreateGrant(context.Context, *connect.Request[v1.CreateGrantRequest]) (*connect.Response[v1.Grant], error)
 	ListGrants(context.Context, *connect.Request[v1.ListGrantsRequest]) (*connect.Response[v1.ListGrantsResponse], error)
+	GetGrant(context.Context, *connect.Request[v1.GetGrantRequest]) (*connect.Response[v1.GrantView], error)
 	DeleteGrant(context.Context, *connect.Request[v1.DeleteGrantRequest]) (*connect.ServerStreamForClient[v1.Effect], error)
 	ListDevices(context.Context, *connect.Request[v1.ListDevicesRequest]) (*connect.Response[v1.ListDevicesResponse], error)
+	GetDevice(context.Context, *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.DeviceDetail], error)
 	RevokeDevice(context.Context, *connect.Request[v1.RevokeDeviceRequest]) (*connect.ServerStreamForClient[v1.Effect], error)
+	ListSessions(context.Context, *connect.Request[v1.ListSessionsRequest]) (*connect.Response[v1.ListSessionsResponse], error)
+	GetSession(context.Context, *connect.Request[v1.GetSessionRequest]) (*connect.Response[v1.SessionView], error)
+	// EndSession ends one login; the person may log in again.
+	EndSession(context.Context, *connect.Request[v1.EndSessionRequest]) (*connect.ServerStreamForClient[v1.Effect], error)
 	// SearchAudit answers newest first.
 	SearchAudit(context.Context, *connect.Request[v1.SearchAuditRequest]) (*connect.ServerStreamForClient[v1.AuditRecord], error)
+	// GetAuditRecord finds one request by the id that its refusal or its record
+	// names.
+	GetAuditRecord(context.Context, *connect.Request[v1.GetAuditRecordRequest]) (*connect.Response[v1.AuditRecord], error)
+	// GetCA shows whom everybody trusts: public things only.
+	GetCA(context.Context, *connect.Request[v1.GetCARequest]) (*connect.Response[v1.CAInfo], error)
+	// PreviewRemoval says what removing something takes along. It runs the
+	// removal itself and throws its outcome away.
+	PreviewRemoval(context.Context, *connect.Request[v1.PreviewRemovalRequest]) (*connect.Response[v1.PreviewRemovalResponse], error)
 }
 
 // NewAdminServiceClient constructs a client for the sallyport.v1.AdminService service. By default,
@@ -215,6 +284,18 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			httpClient,
 			baseURL+AdminServiceListUsersProcedure,
 			connect.WithSchema(adminServiceMethods.ByName("ListUsers")),
+			connect.WithClientOptions(opts...),
+		),
+		getUser: connect.NewClient[v1.GetUserRequest, v1.UserDetail](
+			httpClient,
+			baseURL+AdminServiceGetUserProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("GetUser")),
+			connect.WithClientOptions(opts...),
+		),
+		updateUser: connect.NewClient[v1.UpdateUserRequest, v1.User](
+			httpClient,
+			baseURL+AdminServiceUpdateUserProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("UpdateUser")),
 			connect.WithClientOptions(opts...),
 		),
 		deleteUser: connect.NewClient[v1.DeleteUserRequest, v1.Effect](
@@ -283,6 +364,18 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("ListGroups")),
 			connect.WithClientOptions(opts...),
 		),
+		getGroup: connect.NewClient[v1.GetGroupRequest, v1.GroupDetail](
+			httpClient,
+			baseURL+AdminServiceGetGroupProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("GetGroup")),
+			connect.WithClientOptions(opts...),
+		),
+		renameGroup: connect.NewClient[v1.RenameGroupRequest, v1.Group](
+			httpClient,
+			baseURL+AdminServiceRenameGroupProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("RenameGroup")),
+			connect.WithClientOptions(opts...),
+		),
 		addMember: connect.NewClient[v1.MemberRequest, v1.Group](
 			httpClient,
 			baseURL+AdminServiceAddMemberProcedure,
@@ -313,6 +406,18 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("ListProjects")),
 			connect.WithClientOptions(opts...),
 		),
+		getProject: connect.NewClient[v1.GetProjectRequest, v1.ProjectDetail](
+			httpClient,
+			baseURL+AdminServiceGetProjectProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("GetProject")),
+			connect.WithClientOptions(opts...),
+		),
+		renameProject: connect.NewClient[v1.RenameProjectRequest, v1.Project](
+			httpClient,
+			baseURL+AdminServiceRenameProjectProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("RenameProject")),
+			connect.WithClientOptions(opts...),
+		),
 		deleteProject: connect.NewClient[v1.DeleteProjectRequest, v1.DeleteProjectResponse](
 			httpClient,
 			baseURL+AdminServiceDeleteProjectProcedure,
@@ -331,10 +436,34 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("ListClusters")),
 			connect.WithClientOptions(opts...),
 		),
+		getCluster: connect.NewClient[v1.GetClusterRequest, v1.ClusterDetail](
+			httpClient,
+			baseURL+AdminServiceGetClusterProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("GetCluster")),
+			connect.WithClientOptions(opts...),
+		),
+		setBudgets: connect.NewClient[v1.SetBudgetsRequest, v1.Effect](
+			httpClient,
+			baseURL+AdminServiceSetBudgetsProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("SetBudgets")),
+			connect.WithClientOptions(opts...),
+		),
 		createJoinToken: connect.NewClient[v1.CreateJoinTokenRequest, v1.CreateJoinTokenResponse](
 			httpClient,
 			baseURL+AdminServiceCreateJoinTokenProcedure,
 			connect.WithSchema(adminServiceMethods.ByName("CreateJoinToken")),
+			connect.WithClientOptions(opts...),
+		),
+		listJoinTokens: connect.NewClient[v1.ListJoinTokensRequest, v1.ListJoinTokensResponse](
+			httpClient,
+			baseURL+AdminServiceListJoinTokensProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("ListJoinTokens")),
+			connect.WithClientOptions(opts...),
+		),
+		deleteJoinToken: connect.NewClient[v1.DeleteJoinTokenRequest, v1.JoinTokenView](
+			httpClient,
+			baseURL+AdminServiceDeleteJoinTokenProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("DeleteJoinToken")),
 			connect.WithClientOptions(opts...),
 		),
 		deleteCluster: connect.NewClient[v1.DeleteClusterRequest, v1.Effect](
@@ -391,6 +520,12 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("ListGrants")),
 			connect.WithClientOptions(opts...),
 		),
+		getGrant: connect.NewClient[v1.GetGrantRequest, v1.GrantView](
+			httpClient,
+			baseURL+AdminServiceGetGrantProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("GetGrant")),
+			connect.WithClientOptions(opts...),
+		),
 		deleteGrant: connect.NewClient[v1.DeleteGrantRequest, v1.Effect](
 			httpClient,
 			baseURL+AdminServiceDeleteGrantProcedure,
@@ -403,16 +538,58 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("ListDevices")),
 			connect.WithClientOptions(opts...),
 		),
+		getDevice: connect.NewClient[v1.GetDeviceRequest, v1.DeviceDetail](
+			httpClient,
+			baseURL+AdminServiceGetDeviceProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("GetDevice")),
+			connect.WithClientOptions(opts...),
+		),
 		revokeDevice: connect.NewClient[v1.RevokeDeviceRequest, v1.Effect](
 			httpClient,
 			baseURL+AdminServiceRevokeDeviceProcedure,
 			connect.WithSchema(adminServiceMethods.ByName("RevokeDevice")),
 			connect.WithClientOptions(opts...),
 		),
+		listSessions: connect.NewClient[v1.ListSessionsRequest, v1.ListSessionsResponse](
+			httpClient,
+			baseURL+AdminServiceListSessionsProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("ListSessions")),
+			connect.WithClientOptions(opts...),
+		),
+		getSession: connect.NewClient[v1.GetSessionRequest, v1.SessionView](
+			httpClient,
+			baseURL+AdminServiceGetSessionProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("GetSession")),
+			connect.WithClientOptions(opts...),
+		),
+		endSession: connect.NewClient[v1.EndSessionRequest, v1.Effect](
+			httpClient,
+			baseURL+AdminServiceEndSessionProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("EndSession")),
+			connect.WithClientOptions(opts...),
+		),
 		searchAudit: connect.NewClient[v1.SearchAuditRequest, v1.AuditRecord](
 			httpClient,
 			baseURL+AdminServiceSearchAuditProcedure,
 			connect.WithSchema(adminServiceMethods.ByName("SearchAudit")),
+			connect.WithClientOptions(opts...),
+		),
+		getAuditRecord: connect.NewClient[v1.GetAuditRecordRequest, v1.AuditRecord](
+			httpClient,
+			baseURL+AdminServiceGetAuditRecordProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("GetAuditRecord")),
+			connect.WithClientOptions(opts...),
+		),
+		getCA: connect.NewClient[v1.GetCARequest, v1.CAInfo](
+			httpClient,
+			baseURL+AdminServiceGetCAProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("GetCA")),
+			connect.WithClientOptions(opts...),
+		),
+		previewRemoval: connect.NewClient[v1.PreviewRemovalRequest, v1.PreviewRemovalResponse](
+			httpClient,
+			baseURL+AdminServicePreviewRemovalProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("PreviewRemoval")),
 			connect.WithClientOptions(opts...),
 		),
 	}
@@ -423,6 +600,8 @@ type adminServiceClient struct {
 	whoami            *connect.Client[v1.WhoamiRequest, v1.WhoamiResponse]
 	createUser        *connect.Client[v1.CreateUserRequest, v1.CreateUserResponse]
 	listUsers         *connect.Client[v1.ListUsersRequest, v1.ListUsersResponse]
+	getUser           *connect.Client[v1.GetUserRequest, v1.UserDetail]
+	updateUser        *connect.Client[v1.UpdateUserRequest, v1.User]
 	deleteUser        *connect.Client[v1.DeleteUserRequest, v1.Effect]
 	setPassword       *connect.Client[v1.SetPasswordRequest, v1.SetPasswordResponse]
 	suspendUser       *connect.Client[v1.SuspendUserRequest, v1.Effect]
@@ -434,15 +613,23 @@ type adminServiceClient struct {
 	unlinkIdentity    *connect.Client[v1.UnlinkIdentityRequest, v1.LinkIdentityResponse]
 	createGroup       *connect.Client[v1.CreateGroupRequest, v1.Group]
 	listGroups        *connect.Client[v1.ListGroupsRequest, v1.ListGroupsResponse]
+	getGroup          *connect.Client[v1.GetGroupRequest, v1.GroupDetail]
+	renameGroup       *connect.Client[v1.RenameGroupRequest, v1.Group]
 	addMember         *connect.Client[v1.MemberRequest, v1.Group]
 	removeMember      *connect.Client[v1.MemberRequest, v1.Effect]
 	deleteGroup       *connect.Client[v1.DeleteGroupRequest, v1.Effect]
 	createProject     *connect.Client[v1.CreateProjectRequest, v1.Project]
 	listProjects      *connect.Client[v1.ListProjectsRequest, v1.ListProjectsResponse]
+	getProject        *connect.Client[v1.GetProjectRequest, v1.ProjectDetail]
+	renameProject     *connect.Client[v1.RenameProjectRequest, v1.Project]
 	deleteProject     *connect.Client[v1.DeleteProjectRequest, v1.DeleteProjectResponse]
 	createCluster     *connect.Client[v1.CreateClusterRequest, v1.CreateClusterResponse]
 	listClusters      *connect.Client[v1.ListClustersRequest, v1.ListClustersResponse]
+	getCluster        *connect.Client[v1.GetClusterRequest, v1.ClusterDetail]
+	setBudgets        *connect.Client[v1.SetBudgetsRequest, v1.Effect]
 	createJoinToken   *connect.Client[v1.CreateJoinTokenRequest, v1.CreateJoinTokenResponse]
+	listJoinTokens    *connect.Client[v1.ListJoinTokensRequest, v1.ListJoinTokensResponse]
+	deleteJoinToken   *connect.Client[v1.DeleteJoinTokenRequest, v1.JoinTokenView]
 	deleteCluster     *connect.Client[v1.DeleteClusterRequest, v1.Effect]
 	removeAgent       *connect.Client[v1.RemoveAgentRequest, v1.RemoveAgentResponse]
 	why               *connect.Client[v1.WhyRequest, v1.WhyResponse]
@@ -452,10 +639,18 @@ type adminServiceClient struct {
 	deleteRole        *connect.Client[v1.DeleteRoleRequest, v1.Effect]
 	createGrant       *connect.Client[v1.CreateGrantRequest, v1.Grant]
 	listGrants        *connect.Client[v1.ListGrantsRequest, v1.ListGrantsResponse]
+	getGrant          *connect.Client[v1.GetGrantRequest, v1.GrantView]
 	deleteGrant       *connect.Client[v1.DeleteGrantRequest, v1.Effect]
 	listDevices       *connect.Client[v1.ListDevicesRequest, v1.ListDevicesResponse]
+	getDevice         *connect.Client[v1.GetDeviceRequest, v1.DeviceDetail]
 	revokeDevice      *connect.Client[v1.RevokeDeviceRequest, v1.Effect]
+	listSessions      *connect.Client[v1.ListSessionsRequest, v1.ListSessionsResponse]
+	getSession        *connect.Client[v1.GetSessionRequest, v1.SessionView]
+	endSession        *connect.Client[v1.EndSessionRequest, v1.Effect]
 	searchAudit       *connect.Client[v1.SearchAuditRequest, v1.AuditRecord]
+	getAuditRecord    *connect.Client[v1.GetAuditRecordRequest, v1.AuditRecord]
+	getCA             *connect.Client[v1.GetCARequest, v1.CAInfo]
+	previewRemoval    *connect.Client[v1.PreviewRemovalRequest, v1.PreviewRemovalResponse]
 }
 
 // Whoami calls sallyport.v1.AdminService.Whoami.
@@ -471,6 +666,16 @@ func (c *adminServiceClient) CreateUser(ctx context.Context, req *connect.Reques
 // ListUsers calls sallyport.v1.AdminService.ListUsers.
 func (c *adminServiceClient) ListUsers(ctx context.Context, req *connect.Request[v1.ListUsersRequest]) (*connect.Response[v1.ListUsersResponse], error) {
 	return c.listUsers.CallUnary(ctx, req)
+}
+
+// GetUser calls sallyport.v1.AdminService.GetUser.
+func (c *adminServiceClient) GetUser(ctx context.Context, req *connect.Request[v1.GetUserRequest]) (*connect.Response[v1.UserDetail], error) {
+	return c.getUser.CallUnary(ctx, req)
+}
+
+// UpdateUser calls sallyport.v1.AdminService.UpdateUser.
+func (c *adminServiceClient) UpdateUser(ctx context.Context, req *connect.Request[v1.UpdateUserRequest]) (*connect.Response[v1.User], error) {
+	return c.updateUser.CallUnary(ctx, req)
 }
 
 // DeleteUser calls sallyport.v1.AdminService.DeleteUser.
@@ -528,6 +733,16 @@ func (c *adminServiceClient) ListGroups(ctx context.Context, req *connect.Reques
 	return c.listGroups.CallUnary(ctx, req)
 }
 
+// GetGroup calls sallyport.v1.AdminService.GetGroup.
+func (c *adminServiceClient) GetGroup(ctx context.Context, req *connect.Request[v1.GetGroupRequest]) (*connect.Response[v1.GroupDetail], error) {
+	return c.getGroup.CallUnary(ctx, req)
+}
+
+// RenameGroup calls sallyport.v1.AdminService.RenameGroup.
+func (c *adminServiceClient) RenameGroup(ctx context.Context, req *connect.Request[v1.RenameGroupRequest]) (*connect.Response[v1.Group], error) {
+	return c.renameGroup.CallUnary(ctx, req)
+}
+
 // AddMember calls sallyport.v1.AdminService.AddMember.
 func (c *adminServiceClient) AddMember(ctx context.Context, req *connect.Request[v1.MemberRequest]) (*connect.Response[v1.Group], error) {
 	return c.addMember.CallUnary(ctx, req)
@@ -553,6 +768,16 @@ func (c *adminServiceClient) ListProjects(ctx context.Context, req *connect.Requ
 	return c.listProjects.CallUnary(ctx, req)
 }
 
+// GetProject calls sallyport.v1.AdminService.GetProject.
+func (c *adminServiceClient) GetProject(ctx context.Context, req *connect.Request[v1.GetProjectRequest]) (*connect.Response[v1.ProjectDetail], error) {
+	return c.getProject.CallUnary(ctx, req)
+}
+
+// RenameProject calls sallyport.v1.AdminService.RenameProject.
+func (c *adminServiceClient) RenameProject(ctx context.Context, req *connect.Request[v1.RenameProjectRequest]) (*connect.Response[v1.Project], error) {
+	return c.renameProject.CallUnary(ctx, req)
+}
+
 // DeleteProject calls sallyport.v1.AdminService.DeleteProject.
 func (c *adminServiceClient) DeleteProject(ctx context.Context, req *connect.Request[v1.DeleteProjectRequest]) (*connect.Response[v1.DeleteProjectResponse], error) {
 	return c.deleteProject.CallUnary(ctx, req)
@@ -568,9 +793,29 @@ func (c *adminServiceClient) ListClusters(ctx context.Context, req *connect.Requ
 	return c.listClusters.CallUnary(ctx, req)
 }
 
+// GetCluster calls sallyport.v1.AdminService.GetCluster.
+func (c *adminServiceClient) GetCluster(ctx context.Context, req *connect.Request[v1.GetClusterRequest]) (*connect.Response[v1.ClusterDetail], error) {
+	return c.getCluster.CallUnary(ctx, req)
+}
+
+// SetBudgets calls sallyport.v1.AdminService.SetBudgets.
+func (c *adminServiceClient) SetBudgets(ctx context.Context, req *connect.Request[v1.SetBudgetsRequest]) (*connect.ServerStreamForClient[v1.Effect], error) {
+	return c.setBudgets.CallServerStream(ctx, req)
+}
+
 // CreateJoinToken calls sallyport.v1.AdminService.CreateJoinToken.
 func (c *adminServiceClient) CreateJoinToken(ctx context.Context, req *connect.Request[v1.CreateJoinTokenRequest]) (*connect.Response[v1.CreateJoinTokenResponse], error) {
 	return c.createJoinToken.CallUnary(ctx, req)
+}
+
+// ListJoinTokens calls sallyport.v1.AdminService.ListJoinTokens.
+func (c *adminServiceClient) ListJoinTokens(ctx context.Context, req *connect.Request[v1.ListJoinTokensRequest]) (*connect.Response[v1.ListJoinTokensResponse], error) {
+	return c.listJoinTokens.CallUnary(ctx, req)
+}
+
+// DeleteJoinToken calls sallyport.v1.AdminService.DeleteJoinToken.
+func (c *adminServiceClient) DeleteJoinToken(ctx context.Context, req *connect.Request[v1.DeleteJoinTokenRequest]) (*connect.Response[v1.JoinTokenView], error) {
+	return c.deleteJoinToken.CallUnary(ctx, req)
 }
 
 // DeleteCluster calls sallyport.v1.AdminService.DeleteCluster.
@@ -618,6 +863,11 @@ func (c *adminServiceClient) ListGrants(ctx context.Context, req *connect.Reques
 	return c.listGrants.CallUnary(ctx, req)
 }
 
+// GetGrant calls sallyport.v1.AdminService.GetGrant.
+func (c *adminServiceClient) GetGrant(ctx context.Context, req *connect.Request[v1.GetGrantRequest]) (*connect.Response[v1.GrantView], error) {
+	return c.getGrant.CallUnary(ctx, req)
+}
+
 // DeleteGrant calls sallyport.v1.AdminService.DeleteGrant.
 func (c *adminServiceClient) DeleteGrant(ctx context.Context, req *connect.Request[v1.DeleteGrantRequest]) (*connect.ServerStreamForClient[v1.Effect], error) {
 	return c.deleteGrant.CallServerStream(ctx, req)
@@ -628,9 +878,29 @@ func (c *adminServiceClient) ListDevices(ctx context.Context, req *connect.Reque
 	return c.listDevices.CallUnary(ctx, req)
 }
 
+// GetDevice calls sallyport.v1.AdminService.GetDevice.
+func (c *adminServiceClient) GetDevice(ctx context.Context, req *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.DeviceDetail], error) {
+	return c.getDevice.CallUnary(ctx, req)
+}
+
 // RevokeDevice calls sallyport.v1.AdminService.RevokeDevice.
 func (c *adminServiceClient) RevokeDevice(ctx context.Context, req *connect.Request[v1.RevokeDeviceRequest]) (*connect.ServerStreamForClient[v1.Effect], error) {
 	return c.revokeDevice.CallServerStream(ctx, req)
+}
+
+// ListSessions calls sallyport.v1.AdminService.ListSessions.
+func (c *adminServiceClient) ListSessions(ctx context.Context, req *connect.Request[v1.ListSessionsRequest]) (*connect.Response[v1.ListSessionsResponse], error) {
+	return c.listSessions.CallUnary(ctx, req)
+}
+
+// GetSession calls sallyport.v1.AdminService.GetSession.
+func (c *adminServiceClient) GetSession(ctx context.Context, req *connect.Request[v1.GetSessionRequest]) (*connect.Response[v1.SessionView], error) {
+	return c.getSession.CallUnary(ctx, req)
+}
+
+// EndSession calls sallyport.v1.AdminService.EndSession.
+func (c *adminServiceClient) EndSession(ctx context.Context, req *connect.Request[v1.EndSessionRequest]) (*connect.ServerStreamForClient[v1.Effect], error) {
+	return c.endSession.CallServerStream(ctx, req)
 }
 
 // SearchAudit calls sallyport.v1.AdminService.SearchAudit.
@@ -638,11 +908,28 @@ func (c *adminServiceClient) SearchAudit(ctx context.Context, req *connect.Reque
 	return c.searchAudit.CallServerStream(ctx, req)
 }
 
+// GetAuditRecord calls sallyport.v1.AdminService.GetAuditRecord.
+func (c *adminServiceClient) GetAuditRecord(ctx context.Context, req *connect.Request[v1.GetAuditRecordRequest]) (*connect.Response[v1.AuditRecord], error) {
+	return c.getAuditRecord.CallUnary(ctx, req)
+}
+
+// GetCA calls sallyport.v1.AdminService.GetCA.
+func (c *adminServiceClient) GetCA(ctx context.Context, req *connect.Request[v1.GetCARequest]) (*connect.Response[v1.CAInfo], error) {
+	return c.getCA.CallUnary(ctx, req)
+}
+
+// PreviewRemoval calls sallyport.v1.AdminService.PreviewRemoval.
+func (c *adminServiceClient) PreviewRemoval(ctx context.Context, req *connect.Request[v1.PreviewRemovalRequest]) (*connect.Response[v1.PreviewRemovalResponse], error) {
+	return c.previewRemoval.CallUnary(ctx, req)
+}
+
 // AdminServiceHandler is an implementation of the sallyport.v1.AdminService service.
 type AdminServiceHandler interface {
 	Whoami(context.Context, *connect.Request[v1.WhoamiRequest]) (*connect.Response[v1.WhoamiResponse], error)
 	CreateUser(context.Context, *connect.Request[v1.CreateUserRequest]) (*connect.Response[v1.CreateUserResponse], error)
 	ListUsers(context.Context, *connect.Request[v1.ListUsersRequest]) (*connect.Response[v1.ListUsersResponse], error)
+	GetUser(context.Context, *connect.Request[v1.GetUserRequest]) (*connect.Response[v1.UserDetail], error)
+	UpdateUser(context.Context, *connect.Request[v1.UpdateUserRequest]) (*connect.Response[v1.User], error)
 	DeleteUser(context.Context, *connect.Request[v1.DeleteUserRequest], *connect.ServerStream[v1.Effect]) error
 	SetPassword(context.Context, *connect.Request[v1.SetPasswordRequest]) (*connect.Response[v1.SetPasswordResponse], error)
 	// SuspendUser suspends everywhere, or within one project, and streams what
@@ -660,18 +947,28 @@ type AdminServiceHandler interface {
 	UnlinkIdentity(context.Context, *connect.Request[v1.UnlinkIdentityRequest]) (*connect.Response[v1.LinkIdentityResponse], error)
 	CreateGroup(context.Context, *connect.Request[v1.CreateGroupRequest]) (*connect.Response[v1.Group], error)
 	ListGroups(context.Context, *connect.Request[v1.ListGroupsRequest]) (*connect.Response[v1.ListGroupsResponse], error)
+	GetGroup(context.Context, *connect.Request[v1.GetGroupRequest]) (*connect.Response[v1.GroupDetail], error)
+	RenameGroup(context.Context, *connect.Request[v1.RenameGroupRequest]) (*connect.Response[v1.Group], error)
 	AddMember(context.Context, *connect.Request[v1.MemberRequest]) (*connect.Response[v1.Group], error)
 	RemoveMember(context.Context, *connect.Request[v1.MemberRequest], *connect.ServerStream[v1.Effect]) error
 	DeleteGroup(context.Context, *connect.Request[v1.DeleteGroupRequest], *connect.ServerStream[v1.Effect]) error
 	CreateProject(context.Context, *connect.Request[v1.CreateProjectRequest]) (*connect.Response[v1.Project], error)
 	ListProjects(context.Context, *connect.Request[v1.ListProjectsRequest]) (*connect.Response[v1.ListProjectsResponse], error)
+	GetProject(context.Context, *connect.Request[v1.GetProjectRequest]) (*connect.Response[v1.ProjectDetail], error)
+	RenameProject(context.Context, *connect.Request[v1.RenameProjectRequest]) (*connect.Response[v1.Project], error)
 	DeleteProject(context.Context, *connect.Request[v1.DeleteProjectRequest]) (*connect.Response[v1.DeleteProjectResponse], error)
 	// CreateCluster registers a cluster and answers with a one-time join token.
 	CreateCluster(context.Context, *connect.Request[v1.CreateClusterRequest]) (*connect.Response[v1.CreateClusterResponse], error)
 	ListClusters(context.Context, *connect.Request[v1.ListClustersRequest]) (*connect.Response[v1.ListClustersResponse], error)
+	GetCluster(context.Context, *connect.Request[v1.GetClusterRequest]) (*connect.Response[v1.ClusterDetail], error)
+	// SetBudgets says for how long the cluster's agents decide alone.
+	SetBudgets(context.Context, *connect.Request[v1.SetBudgetsRequest], *connect.ServerStream[v1.Effect]) error
 	// CreateJoinToken makes a token for another replica, or in place of one that
 	// ran out unused.
 	CreateJoinToken(context.Context, *connect.Request[v1.CreateJoinTokenRequest]) (*connect.Response[v1.CreateJoinTokenResponse], error)
+	// ListJoinTokens shows what tokens there are, never a secret.
+	ListJoinTokens(context.Context, *connect.Request[v1.ListJoinTokensRequest]) (*connect.Response[v1.ListJoinTokensResponse], error)
+	DeleteJoinToken(context.Context, *connect.Request[v1.DeleteJoinTokenRequest]) (*connect.Response[v1.JoinTokenView], error)
 	DeleteCluster(context.Context, *connect.Request[v1.DeleteClusterRequest], *connect.ServerStream[v1.Effect]) error
 	// RemoveAgent takes one replica out of service for good: its certificate, its
 	// key and its place in the overlay are refused from then on.
@@ -690,11 +987,25 @@ type AdminServiceHandler interface {
 	DeleteRole(context.Context, *connect.Request[v1.DeleteRoleRequest], *connect.ServerStream[v1.Effect]) error
 	CreateGrant(context.Context, *connect.Request[v1.CreateGrantRequest]) (*connect.Response[v1.Grant], error)
 	ListGrants(context.Context, *connect.Request[v1.ListGrantsRequest]) (*connect.Response[v1.ListGrantsResponse], error)
+	GetGrant(context.Context, *connect.Request[v1.GetGrantRequest]) (*connect.Response[v1.GrantView], error)
 	DeleteGrant(context.Context, *connect.Request[v1.DeleteGrantRequest], *connect.ServerStream[v1.Effect]) error
 	ListDevices(context.Context, *connect.Request[v1.ListDevicesRequest]) (*connect.Response[v1.ListDevicesResponse], error)
+	GetDevice(context.Context, *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.DeviceDetail], error)
 	RevokeDevice(context.Context, *connect.Request[v1.RevokeDeviceRequest], *connect.ServerStream[v1.Effect]) error
+	ListSessions(context.Context, *connect.Request[v1.ListSessionsRequest]) (*connect.Response[v1.ListSessionsResponse], error)
+	GetSession(context.Context, *connect.Request[v1.GetSessionRequest]) (*connect.Response[v1.SessionView], error)
+	// EndSession ends one login; the person may log in again.
+	EndSession(context.Context, *connect.Request[v1.EndSessionRequest], *connect.ServerStream[v1.Effect]) error
 	// SearchAudit answers newest first.
 	SearchAudit(context.Context, *connect.Request[v1.SearchAuditRequest], *connect.ServerStream[v1.AuditRecord]) error
+	// GetAuditRecord finds one request by the id that its refusal or its record
+	// names.
+	GetAuditRecord(context.Context, *connect.Request[v1.GetAuditRecordRequest]) (*connect.Response[v1.AuditRecord], error)
+	// GetCA shows whom everybody trusts: public things only.
+	GetCA(context.Context, *connect.Request[v1.GetCARequest]) (*connect.Response[v1.CAInfo], error)
+	// PreviewRemoval says what removing something takes along. It runs the
+	// removal itself and throws its outcome away.
+	PreviewRemoval(context.Context, *connect.Request[v1.PreviewRemovalRequest]) (*connect.Response[v1.PreviewRemovalResponse], error)
 }
 
 // NewAdminServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -720,6 +1031,18 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		AdminServiceListUsersProcedure,
 		svc.ListUsers,
 		connect.WithSchema(adminServiceMethods.ByName("ListUsers")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceGetUserHandler := connect.NewUnaryHandler(
+		AdminServiceGetUserProcedure,
+		svc.GetUser,
+		connect.WithSchema(adminServiceMethods.ByName("GetUser")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceUpdateUserHandler := connect.NewUnaryHandler(
+		AdminServiceUpdateUserProcedure,
+		svc.UpdateUser,
+		connect.WithSchema(adminServiceMethods.ByName("UpdateUser")),
 		connect.WithHandlerOptions(opts...),
 	)
 	adminServiceDeleteUserHandler := connect.NewServerStreamHandler(
@@ -788,6 +1111,18 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("ListGroups")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceGetGroupHandler := connect.NewUnaryHandler(
+		AdminServiceGetGroupProcedure,
+		svc.GetGroup,
+		connect.WithSchema(adminServiceMethods.ByName("GetGroup")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceRenameGroupHandler := connect.NewUnaryHandler(
+		AdminServiceRenameGroupProcedure,
+		svc.RenameGroup,
+		connect.WithSchema(adminServiceMethods.ByName("RenameGroup")),
+		connect.WithHandlerOptions(opts...),
+	)
 	adminServiceAddMemberHandler := connect.NewUnaryHandler(
 		AdminServiceAddMemberProcedure,
 		svc.AddMember,
@@ -818,6 +1153,18 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("ListProjects")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceGetProjectHandler := connect.NewUnaryHandler(
+		AdminServiceGetProjectProcedure,
+		svc.GetProject,
+		connect.WithSchema(adminServiceMethods.ByName("GetProject")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceRenameProjectHandler := connect.NewUnaryHandler(
+		AdminServiceRenameProjectProcedure,
+		svc.RenameProject,
+		connect.WithSchema(adminServiceMethods.ByName("RenameProject")),
+		connect.WithHandlerOptions(opts...),
+	)
 	adminServiceDeleteProjectHandler := connect.NewUnaryHandler(
 		AdminServiceDeleteProjectProcedure,
 		svc.DeleteProject,
@@ -836,10 +1183,34 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("ListClusters")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceGetClusterHandler := connect.NewUnaryHandler(
+		AdminServiceGetClusterProcedure,
+		svc.GetCluster,
+		connect.WithSchema(adminServiceMethods.ByName("GetCluster")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceSetBudgetsHandler := connect.NewServerStreamHandler(
+		AdminServiceSetBudgetsProcedure,
+		svc.SetBudgets,
+		connect.WithSchema(adminServiceMethods.ByName("SetBudgets")),
+		connect.WithHandlerOptions(opts...),
+	)
 	adminServiceCreateJoinTokenHandler := connect.NewUnaryHandler(
 		AdminServiceCreateJoinTokenProcedure,
 		svc.CreateJoinToken,
 		connect.WithSchema(adminServiceMethods.ByName("CreateJoinToken")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceListJoinTokensHandler := connect.NewUnaryHandler(
+		AdminServiceListJoinTokensProcedure,
+		svc.ListJoinTokens,
+		connect.WithSchema(adminServiceMethods.ByName("ListJoinTokens")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceDeleteJoinTokenHandler := connect.NewUnaryHandler(
+		AdminServiceDeleteJoinTokenProcedure,
+		svc.DeleteJoinToken,
+		connect.WithSchema(adminServiceMethods.ByName("DeleteJoinToken")),
 		connect.WithHandlerOptions(opts...),
 	)
 	adminServiceDeleteClusterHandler := connect.NewServerStreamHandler(
@@ -896,6 +1267,12 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("ListGrants")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceGetGrantHandler := connect.NewUnaryHandler(
+		AdminServiceGetGrantProcedure,
+		svc.GetGrant,
+		connect.WithSchema(adminServiceMethods.ByName("GetGrant")),
+		connect.WithHandlerOptions(opts...),
+	)
 	adminServiceDeleteGrantHandler := connect.NewServerStreamHandler(
 		AdminServiceDeleteGrantProcedure,
 		svc.DeleteGrant,
@@ -908,16 +1285,58 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("ListDevices")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceGetDeviceHandler := connect.NewUnaryHandler(
+		AdminServiceGetDeviceProcedure,
+		svc.GetDevice,
+		connect.WithSchema(adminServiceMethods.ByName("GetDevice")),
+		connect.WithHandlerOptions(opts...),
+	)
 	adminServiceRevokeDeviceHandler := connect.NewServerStreamHandler(
 		AdminServiceRevokeDeviceProcedure,
 		svc.RevokeDevice,
 		connect.WithSchema(adminServiceMethods.ByName("RevokeDevice")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceListSessionsHandler := connect.NewUnaryHandler(
+		AdminServiceListSessionsProcedure,
+		svc.ListSessions,
+		connect.WithSchema(adminServiceMethods.ByName("ListSessions")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceGetSessionHandler := connect.NewUnaryHandler(
+		AdminServiceGetSessionProcedure,
+		svc.GetSession,
+		connect.WithSchema(adminServiceMethods.ByName("GetSession")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceEndSessionHandler := connect.NewServerStreamHandler(
+		AdminServiceEndSessionProcedure,
+		svc.EndSession,
+		connect.WithSchema(adminServiceMethods.ByName("EndSession")),
+		connect.WithHandlerOptions(opts...),
+	)
 	adminServiceSearchAuditHandler := connect.NewServerStreamHandler(
 		AdminServiceSearchAuditProcedure,
 		svc.SearchAudit,
 		connect.WithSchema(adminServiceMethods.ByName("SearchAudit")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceGetAuditRecordHandler := connect.NewUnaryHandler(
+		AdminServiceGetAuditRecordProcedure,
+		svc.GetAuditRecord,
+		connect.WithSchema(adminServiceMethods.ByName("GetAuditRecord")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceGetCAHandler := connect.NewUnaryHandler(
+		AdminServiceGetCAProcedure,
+		svc.GetCA,
+		connect.WithSchema(adminServiceMethods.ByName("GetCA")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServicePreviewRemovalHandler := connect.NewUnaryHandler(
+		AdminServicePreviewRemovalProcedure,
+		svc.PreviewRemoval,
+		connect.WithSchema(adminServiceMethods.ByName("PreviewRemoval")),
 		connect.WithHandlerOptions(opts...),
 	)
 	return "/sallyport.v1.AdminService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -928,6 +1347,10 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceCreateUserHandler.ServeHTTP(w, r)
 		case AdminServiceListUsersProcedure:
 			adminServiceListUsersHandler.ServeHTTP(w, r)
+		case AdminServiceGetUserProcedure:
+			adminServiceGetUserHandler.ServeHTTP(w, r)
+		case AdminServiceUpdateUserProcedure:
+			adminServiceUpdateUserHandler.ServeHTTP(w, r)
 		case AdminServiceDeleteUserProcedure:
 			adminServiceDeleteUserHandler.ServeHTTP(w, r)
 		case AdminServiceSetPasswordProcedure:
@@ -950,6 +1373,10 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceCreateGroupHandler.ServeHTTP(w, r)
 		case AdminServiceListGroupsProcedure:
 			adminServiceListGroupsHandler.ServeHTTP(w, r)
+		case AdminServiceGetGroupProcedure:
+			adminServiceGetGroupHandler.ServeHTTP(w, r)
+		case AdminServiceRenameGroupProcedure:
+			adminServiceRenameGroupHandler.ServeHTTP(w, r)
 		case AdminServiceAddMemberProcedure:
 			adminServiceAddMemberHandler.ServeHTTP(w, r)
 		case AdminServiceRemoveMemberProcedure:
@@ -960,14 +1387,26 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceCreateProjectHandler.ServeHTTP(w, r)
 		case AdminServiceListProjectsProcedure:
 			adminServiceListProjectsHandler.ServeHTTP(w, r)
+		case AdminServiceGetProjectProcedure:
+			adminServiceGetProjectHandler.ServeHTTP(w, r)
+		case AdminServiceRenameProjectProcedure:
+			adminServiceRenameProjectHandler.ServeHTTP(w, r)
 		case AdminServiceDeleteProjectProcedure:
 			adminServiceDeleteProjectHandler.ServeHTTP(w, r)
 		case AdminServiceCreateClusterProcedure:
 			adminServiceCreateClusterHandler.ServeHTTP(w, r)
 		case AdminServiceListClustersProcedure:
 			adminServiceListClustersHandler.ServeHTTP(w, r)
+		case AdminServiceGetClusterProcedure:
+			adminServiceGetClusterHandler.ServeHTTP(w, r)
+		case AdminServiceSetBudgetsProcedure:
+			adminServiceSetBudgetsHandler.ServeHTTP(w, r)
 		case AdminServiceCreateJoinTokenProcedure:
 			adminServiceCreateJoinTokenHandler.ServeHTTP(w, r)
+		case AdminServiceListJoinTokensProcedure:
+			adminServiceListJoinTokensHandler.ServeHTTP(w, r)
+		case AdminServiceDeleteJoinTokenProcedure:
+			adminServiceDeleteJoinTokenHandler.ServeHTTP(w, r)
 		case AdminServiceDeleteClusterProcedure:
 			adminServiceDeleteClusterHandler.ServeHTTP(w, r)
 		case AdminServiceRemoveAgentProcedure:
@@ -986,14 +1425,30 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceCreateGrantHandler.ServeHTTP(w, r)
 		case AdminServiceListGrantsProcedure:
 			adminServiceListGrantsHandler.ServeHTTP(w, r)
+		case AdminServiceGetGrantProcedure:
+			adminServiceGetGrantHandler.ServeHTTP(w, r)
 		case AdminServiceDeleteGrantProcedure:
 			adminServiceDeleteGrantHandler.ServeHTTP(w, r)
 		case AdminServiceListDevicesProcedure:
 			adminServiceListDevicesHandler.ServeHTTP(w, r)
+		case AdminServiceGetDeviceProcedure:
+			adminServiceGetDeviceHandler.ServeHTTP(w, r)
 		case AdminServiceRevokeDeviceProcedure:
 			adminServiceRevokeDeviceHandler.ServeHTTP(w, r)
+		case AdminServiceListSessionsProcedure:
+			adminServiceListSessionsHandler.ServeHTTP(w, r)
+		case AdminServiceGetSessionProcedure:
+			adminServiceGetSessionHandler.ServeHTTP(w, r)
+		case AdminServiceEndSessionProcedure:
+			adminServiceEndSessionHandler.ServeHTTP(w, r)
 		case AdminServiceSearchAuditProcedure:
 			adminServiceSearchAuditHandler.ServeHTTP(w, r)
+		case AdminServiceGetAuditRecordProcedure:
+			adminServiceGetAuditRecordHandler.ServeHTTP(w, r)
+		case AdminServiceGetCAProcedure:
+			adminServiceGetCAHandler.ServeHTTP(w, r)
+		case AdminServicePreviewRemovalProcedure:
+			adminServicePreviewRemovalHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -1013,6 +1468,14 @@ func (UnimplementedAdminServiceHandler) CreateUser(context.Context, *connect.Req
 
 func (UnimplementedAdminServiceHandler) ListUsers(context.Context, *connect.Request[v1.ListUsersRequest]) (*connect.Response[v1.ListUsersResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.ListUsers is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) GetUser(context.Context, *connect.Request[v1.GetUserRequest]) (*connect.Response[v1.UserDetail], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.GetUser is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) UpdateUser(context.Context, *connect.Request[v1.UpdateUserRequest]) (*connect.Response[v1.User], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.UpdateUser is not implemented"))
 }
 
 func (UnimplementedAdminServiceHandler) DeleteUser(context.Context, *connect.Request[v1.DeleteUserRequest], *connect.ServerStream[v1.Effect]) error {
@@ -1059,6 +1522,14 @@ func (UnimplementedAdminServiceHandler) ListGroups(context.Context, *connect.Req
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.ListGroups is not implemented"))
 }
 
+func (UnimplementedAdminServiceHandler) GetGroup(context.Context, *connect.Request[v1.GetGroupRequest]) (*connect.Response[v1.GroupDetail], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.GetGroup is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) RenameGroup(context.Context, *connect.Request[v1.RenameGroupRequest]) (*connect.Response[v1.Group], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.RenameGroup is not implemented"))
+}
+
 func (UnimplementedAdminServiceHandler) AddMember(context.Context, *connect.Request[v1.MemberRequest]) (*connect.Response[v1.Group], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.AddMember is not implemented"))
 }
@@ -1079,6 +1550,14 @@ func (UnimplementedAdminServiceHandler) ListProjects(context.Context, *connect.R
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.ListProjects is not implemented"))
 }
 
+func (UnimplementedAdminServiceHandler) GetProject(context.Context, *connect.Request[v1.GetProjectRequest]) (*connect.Response[v1.ProjectDetail], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.GetProject is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) RenameProject(context.Context, *connect.Request[v1.RenameProjectRequest]) (*connect.Response[v1.Project], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.RenameProject is not implemented"))
+}
+
 func (UnimplementedAdminServiceHandler) DeleteProject(context.Context, *connect.Request[v1.DeleteProjectRequest]) (*connect.Response[v1.DeleteProjectResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.DeleteProject is not implemented"))
 }
@@ -1091,8 +1570,24 @@ func (UnimplementedAdminServiceHandler) ListClusters(context.Context, *connect.R
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.ListClusters is not implemented"))
 }
 
+func (UnimplementedAdminServiceHandler) GetCluster(context.Context, *connect.Request[v1.GetClusterRequest]) (*connect.Response[v1.ClusterDetail], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.GetCluster is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) SetBudgets(context.Context, *connect.Request[v1.SetBudgetsRequest], *connect.ServerStream[v1.Effect]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.SetBudgets is not implemented"))
+}
+
 func (UnimplementedAdminServiceHandler) CreateJoinToken(context.Context, *connect.Request[v1.CreateJoinTokenRequest]) (*connect.Response[v1.CreateJoinTokenResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.CreateJoinToken is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) ListJoinTokens(context.Context, *connect.Request[v1.ListJoinTokensRequest]) (*connect.Response[v1.ListJoinTokensResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.ListJoinTokens is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) DeleteJoinToken(context.Context, *connect.Request[v1.DeleteJoinTokenRequest]) (*connect.Response[v1.JoinTokenView], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.DeleteJoinToken is not implemented"))
 }
 
 func (UnimplementedAdminServiceHandler) DeleteCluster(context.Context, *connect.Request[v1.DeleteClusterRequest], *connect.ServerStream[v1.Effect]) error {
@@ -1131,6 +1626,10 @@ func (UnimplementedAdminServiceHandler) ListGrants(context.Context, *connect.Req
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.ListGrants is not implemented"))
 }
 
+func (UnimplementedAdminServiceHandler) GetGrant(context.Context, *connect.Request[v1.GetGrantRequest]) (*connect.Response[v1.GrantView], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.GetGrant is not implemented"))
+}
+
 func (UnimplementedAdminServiceHandler) DeleteGrant(context.Context, *connect.Request[v1.DeleteGrantRequest], *connect.ServerStream[v1.Effect]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.DeleteGrant is not implemented"))
 }
@@ -1139,10 +1638,38 @@ func (UnimplementedAdminServiceHandler) ListDevices(context.Context, *connect.Re
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.ListDevices is not implemented"))
 }
 
+func (UnimplementedAdminServiceHandler) GetDevice(context.Context, *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.DeviceDetail], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.GetDevice is not implemented"))
+}
+
 func (UnimplementedAdminServiceHandler) RevokeDevice(context.Context, *connect.Request[v1.RevokeDeviceRequest], *connect.ServerStream[v1.Effect]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.RevokeDevice is not implemented"))
 }
 
+func (UnimplementedAdminServiceHandler) ListSessions(context.Context, *connect.Request[v1.ListSessionsRequest]) (*connect.Response[v1.ListSessionsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.ListSessions is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) GetSession(context.Context, *connect.Request[v1.GetSessionRequest]) (*connect.Response[v1.SessionView], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.GetSession is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) EndSession(context.Context, *connect.Request[v1.EndSessionRequest], *connect.ServerStream[v1.Effect]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.EndSession is not implemented"))
+}
+
 func (UnimplementedAdminServiceHandler) SearchAudit(context.Context, *connect.Request[v1.SearchAuditRequest], *connect.ServerStream[v1.AuditRecord]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.SearchAudit is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) GetAuditRecord(context.Context, *connect.Request[v1.GetAuditRecordRequest]) (*connect.Response[v1.AuditRecord], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.GetAuditRecord is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) GetCA(context.Context, *connect.Request[v1.GetCARequest]) (*connect.Response[v1.CAInfo], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.GetCA is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) PreviewRemoval(context.Context, *connect.Request[v1.PreviewRemovalRequest]) (*connect.Response[v1.PreviewRemovalResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.PreviewRemoval is not implemented"))
 }
