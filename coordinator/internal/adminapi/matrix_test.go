@@ -74,6 +74,7 @@ func newWorld(t *testing.T) *world {
 		}
 		w.in[p] = x
 	}
+	must[*connect.Response[apiv1.Role]](t)(s.CreateRole(ctx, connect.NewRequest(&apiv1.CreateRoleRequest{Role: ownRole("own")})))
 	for role, project := range map[string]string{"administrator": "", "auditor": "", "project-manager": "aws", "cluster-operator": ""} {
 		must[*connect.Response[apiv1.CreateUserResponse]](t)(s.CreateUser(ctx, connect.NewRequest(&apiv1.CreateUserRequest{Name: role})))
 		must[*connect.Response[apiv1.BindAdminResponse]](t)(s.BindAdmin(ctx, connect.NewRequest(&apiv1.BindAdminRequest{User: role, Role: role, Project: project})))
@@ -174,6 +175,10 @@ func (w *world) matrix() []row {
 		{"Why", "in gcp", "ar", unary(w.Why, &apiv1.WhyRequest{User: aws.user, Cluster: gcp.cluster, Verb: "get", Resource: "pods"})},
 		{"ListRoles", "", "arpo", unary(w.ListRoles, &apiv1.ListRolesRequest{})},
 
+		{"CreateRole", "", "a", unary(w.CreateRole, &apiv1.CreateRoleRequest{Role: ownRole("new")})},
+		{"ChangeRole", "", "a", streamed(w.ChangeRole, &apiv1.ChangeRoleRequest{Role: ownRole("own")})},
+		{"DeleteRole", "", "a", streamed(w.DeleteRole, &apiv1.DeleteRoleRequest{Name: "own"})},
+
 		{"CreateGrant", "on project aws", "ap", unary(w.CreateGrant, &apiv1.CreateGrantRequest{Role: "edit", User: w.alone.user, Project: "aws"})},
 		{"CreateGrant", "on project gcp", "a", unary(w.CreateGrant, &apiv1.CreateGrantRequest{Role: "edit", User: w.alone.user, Project: "gcp"})},
 		{"CreateGrant", "on a cluster of aws", "ap", unary(w.CreateGrant, &apiv1.CreateGrantRequest{Role: "edit", User: w.alone.user, Cluster: aws.cluster})},
@@ -211,10 +216,14 @@ func (w *world) matrix() []row {
 		kinds("PreviewRemoval", "user", "a"),
 		kinds("PreviewRemoval", "group", "a"),
 		kinds("PreviewRemoval", "project", "a"),
-		kinds("PreviewRemoval", "role", "a"),
+		{"PreviewRemoval", "of a role", "a", unary(w.PreviewRemoval, &apiv1.PreviewRemovalRequest{Kind: "role", Ref: "own"})},
 		kinds("PreviewRemoval", "thing", "a"),
 		{"PreviewRemoval", "of a cluster", "ao", unary(w.PreviewRemoval, &apiv1.PreviewRemovalRequest{Kind: "cluster", Ref: aws.cluster})},
 	}
+}
+
+func ownRole(name string) *apiv1.Role {
+	return &apiv1.Role{Name: name, Rules: []*apiv1.Rule{{ApiGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get"}}}}
 }
 
 // Every method, every role: who is not named in a row is refused, and both the
@@ -227,7 +236,7 @@ func TestEveryRoleMayCallExactlyWhatItShould(t *testing.T) {
 			t.Parallel()
 			var w *world
 			for i := 0; ; i++ {
-				if w == nil { // what a call changes must not decide about the next one
+				if w == nil {
 					w = newWorld(t)
 					w.as(t, role)
 				}
@@ -264,8 +273,8 @@ func TestEveryRoleMayCallExactlyWhatItShould(t *testing.T) {
 				case role == "auditor" && changed:
 					t.Errorf("an auditor changed something with %s", name)
 				}
-				if changed {
-					w = nil
+				if changed && role == "project-manager" {
+					w = nil // what hangs on the project that a thing is in needs the thing
 				}
 			}
 		})

@@ -25,7 +25,7 @@ func (s *Server) PreviewRemoval(ctx context.Context, req *connect.Request[apiv1.
 	if err != nil {
 		return nil, err
 	}
-	touched, err := s.cfg.Directory.Preview(ctx, func(d *directory.Directory) error { return remove(ctx, d, m.Kind, m.Ref) })
+	touched, err := s.cfg.Directory.Preview(ctx, func(d *directory.Directory) error { return remove(ctx, d, m) })
 	res := &apiv1.PreviewRemovalResponse{}
 	for _, t := range touched {
 		res.Consequences = append(res.Consequences, consequence(s.snap(), t))
@@ -35,19 +35,21 @@ func (s *Server) PreviewRemoval(ctx context.Context, req *connect.Request[apiv1.
 
 var removable = map[string]bool{"user": true, "group": true, "project": true, "cluster": true, "role": true}
 
-func remove(ctx context.Context, d *directory.Directory, kind, ref string) error {
+func remove(ctx context.Context, d *directory.Directory, m *apiv1.PreviewRemovalRequest) error {
 	var err error
-	switch kind {
+	switch m.Kind {
 	case "user":
-		_, _, err = d.DeleteUser(ctx, ref)
+		_, _, err = d.DeleteUser(ctx, m.Ref)
 	case "group":
-		_, _, err = d.DeleteGroup(ctx, ref)
+		_, _, err = d.DeleteGroup(ctx, m.Ref)
 	case "project":
-		_, _, err = d.DeleteProject(ctx, ref)
+		_, _, err = d.DeleteProject(ctx, m.Ref)
 	case "cluster":
-		_, _, err = d.DeleteCluster(ctx, ref)
+		_, _, err = d.DeleteCluster(ctx, m.Ref)
+	case "role":
+		_, _, err = d.DeleteRole(ctx, m.Ref, m.WithGrants)
 	default:
-		err = &directory.InvalidError{Field: "kind", Reason: fmt.Sprintf("%q cannot be removed by name", kind), Hint: "one of user, group, project, cluster"}
+		err = &directory.InvalidError{Field: "kind", Reason: fmt.Sprintf("%q cannot be removed by name", m.Kind), Hint: "one of user, group, project, cluster, role"}
 	}
 	return err
 }

@@ -19,18 +19,19 @@ import (
 // remover makes the verb that removes something people name. What goes with it
 // is shown first; it is removed once somebody at a terminal has said yes, or with
 // --yes.
-func remover(kind, about string, run func(c *cli.Context, s *session, ref string) error) *cli.Command {
+func remover(kind, about string, run func(c *cli.Context, s *session, ref string) error, flags ...cli.Flag) *cli.Command {
 	return verb("remove", about, "sallyportctl "+kind+" remove "+exampleName[kind], []string{strings.ToUpper(kind)},
-		[]cli.Flag{
+		append(flags,
 			&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask"},
-			&cli.BoolFlag{Name: "dry-run", Usage: "show what would go, and remove nothing"},
-		},
+			&cli.BoolFlag{Name: "dry-run", Usage: "show what would go, and remove nothing"}),
 		func(c *cli.Context, s *session) error {
 			ref := c.Args().First()
 			if c.Bool("yes") && !c.Bool("dry-run") {
 				return run(c, s, ref)
 			}
-			res, err := s.admin.PreviewRemoval(c.Context, connect.NewRequest(&apiv1.PreviewRemovalRequest{Kind: kind, Ref: ref}))
+			res, err := s.admin.PreviewRemoval(c.Context, connect.NewRequest(&apiv1.PreviewRemovalRequest{
+				Kind: kind, Ref: ref, WithGrants: c.Bool("with-grants"),
+			}))
 			if err != nil {
 				return err
 			}
@@ -60,7 +61,7 @@ func remover(kind, about string, run func(c *cli.Context, s *session, ref string
 }
 
 var exampleName = map[string]string{
-	"user": "shivam", "group": "aws-members", "project": "aws", "cluster": "edge-1", "role": "log-reader",
+	"user": "shivam", "group": "aws-members", "project": "aws", "cluster": "edge-1", "role": "web-operator",
 }
 
 var consequenceHeader = []string{"KIND", "WHAT", "NAME", "ID"}

@@ -61,7 +61,7 @@ func roleShow() *cli.Command {
 			_, err = fmt.Fprintf(c.App.Writer, "%s", raw)
 			return err
 		}
-		return process.Hint(fmt.Errorf("no role %q", c.Args().First()), "sallyportctl role list shows what there is")
+		return process.WithExitCode(process.Hint(fmt.Errorf("no role %q", c.Args().First()), "sallyportctl role list shows what there is"), exitNotFound)
 	})
 }
 
@@ -104,15 +104,12 @@ func roleChange() *cli.Command {
 }
 
 func roleRemove() *cli.Command {
-	return verb("remove", "remove a role of your own, and wait for the agents", "sallyportctl role remove web-operator --with-grants", []string{"ROLE"},
-		[]cli.Flag{&cli.BoolFlag{Name: "with-grants", Usage: "end the grants that give it; without, it must not be given"}},
-		func(c *cli.Context, s *session) error {
-			stream, err := s.admin.DeleteRole(c.Context, connect.NewRequest(&apiv1.DeleteRoleRequest{
-				Name: c.Args().First(), WithGrants: c.Bool("with-grants"),
-			}))
+	return remover("role", "remove a role of your own, and wait for the agents",
+		func(c *cli.Context, s *session, ref string) error {
+			stream, err := s.admin.DeleteRole(c.Context, connect.NewRequest(&apiv1.DeleteRoleRequest{Name: ref, WithGrants: c.Bool("with-grants")}))
 			if err != nil {
 				return err
 			}
 			return effects(c, stream)
-		})
+		}, &cli.BoolFlag{Name: "with-grants", Usage: "end the grants that give it; without, it must not be given"})
 }

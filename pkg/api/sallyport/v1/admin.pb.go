@@ -5035,8 +5035,10 @@ func (x *CACertificate) GetFingerprint() string {
 type PreviewRemovalRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "user", "group", "project", "cluster" or "role".
-	Kind          string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	Ref           string `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Ref  string `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
+	// Of a role: end the grants that give it.
+	WithGrants    bool `protobuf:"varint,3,opt,name=with_grants,json=withGrants,proto3" json:"with_grants,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5083,6 +5085,13 @@ func (x *PreviewRemovalRequest) GetRef() string {
 		return x.Ref
 	}
 	return ""
+}
+
+func (x *PreviewRemovalRequest) GetWithGrants() bool {
+	if x != nil {
+		return x.WithGrants
+	}
+	return false
 }
 
 type PreviewRemovalResponse struct {
@@ -5537,10 +5546,12 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"not_before\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\x127\n" +
 	"\tnot_after\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12 \n" +
-	"\vfingerprint\x18\x06 \x01(\tR\vfingerprint\"=\n" +
+	"\vfingerprint\x18\x06 \x01(\tR\vfingerprint\"^\n" +
 	"\x15PreviewRemovalRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x10\n" +
-	"\x03ref\x18\x02 \x01(\tR\x03ref\"W\n" +
+	"\x03ref\x18\x02 \x01(\tR\x03ref\x12\x1f\n" +
+	"\vwith_grants\x18\x03 \x01(\bR\n" +
+	"withGrants\"W\n" +
 	"\x16PreviewRemovalResponse\x12=\n" +
 	"\fconsequences\x18\x01 \x03(\v2\x19.sallyport.v1.ConsequenceR\fconsequences\"Y\n" +
 	"\vConsequence\x12\x12\n" +
