@@ -102,7 +102,7 @@ func TestAgentRunsInTheClusterAsTheManifestSays(t *testing.T) {
 
 	// The same cluster imported anew, as the manifest is by default: data lies on
 	// a claim, for which the owner has a disk.
-	if _, err := w.Admin(t.Context(), "", "cluster", "remove", "edge-1"); err != nil {
+	if _, err := w.Admin(t.Context(), "", "cluster", "remove", "--yes", "edge-1"); err != nil {
 		t.Fatalf("removing the cluster: %v", err)
 	}
 	second.kill()

@@ -147,12 +147,12 @@ func clusterRemove() *cli.Command {
 
 // retired says what becomes of a cluster that some agent has not left yet.
 func retired(err error, c *cli.Context) error {
-	if process.ExitCode(err) != exitNotReached || c.Bool("force") {
+	if process.ExitCode(err) != exitUnconfirmed || c.Bool("force") {
 		return err
 	}
 	name := c.Args().First()
 	return process.WithExitCode(process.Hint(fmt.Errorf("nobody has access to %s any more, but it stays until its agents have cleaned up", name),
-		"when they were heard, or with --force for good: sallyportctl cluster remove "+name), exitNotReached)
+		"when they were heard, or with --force for good: sallyportctl cluster remove "+name), exitUnconfirmed)
 }
 
 func clusterRemoveAgent() *cli.Command {

@@ -49,6 +49,7 @@ func newCoordinator(t *testing.T) *coordinator {
 		Effects: func(_ context.Context, rev uint64, send func(*apiv1.Effect) error) error {
 			return send(&apiv1.Effect{Kind: &apiv1.Effect_Committed{Committed: &apiv1.Committed{Revision: rev}}})
 		},
+		Unclean:        func(context.Context, string) ([]string, error) { return nil, nil },
 		Agent:          func(string) *apiv1.AgentStatus { return &apiv1.AgentStatus{} },
 		Addresses:      func(string) (bool, []string) { return false, nil },
 		Forget:         func(context.Context, string) error { return nil },
