@@ -142,8 +142,6 @@ func namespacesByLabel(t *testing.T, w *play.World) {
 	}
 	ok(t, lena, edge, "-n", "team-new", "get", "configmaps")
 
-	// What the agent may not see, it does not take for granted: without the right
-	// to read namespaces, grants by label give nothing.
 	admin(t, w, "grant", "remove", grantID(t, w, "lena", "stage in (dev)"))
 	ended(t, stays)
 	if left := of(accounts(t, w, "edge-1"), "lena"); len(left) != 0 {
