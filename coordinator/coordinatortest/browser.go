@@ -34,7 +34,7 @@ func NewBrowser(cfg *tls.Config) (*Browser, error) {
 		Jar:       jar,
 		Transport: &http.Transport{TLSClientConfig: cfg, ForceAttemptHTTP2: true},
 		CheckRedirect: func(r *http.Request, via []*http.Request) error {
-			if len(via) > 10 {
+			if len(via) > 20 { // as browsers do
 				return errors.New("too many redirects")
 			}
 			return nil

@@ -89,7 +89,7 @@ hydra:
   public_url: %s
 session:
   lifetime: %s
-`, w.ports.Coordinator, dir, c.Socket, w.ports.STUN, w.Hydra.Admin, w.Hydra.Public, w.session)
+%s`, w.ports.Coordinator, dir, c.Socket, w.ports.STUN, w.Hydra.Admin, w.Hydra.Public, w.session, w.login)
 	path := filepath.Join(w.Dir, "coordinator.yaml")
 	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
 		return err

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -83,9 +85,22 @@ func (p *Person) Start(name string, args ...string) (*Process, error) {
 
 // Login runs `sallyport login` and does in the browser what the person would.
 func (p *Person) Login(ctx context.Context, flags ...string) error {
+	return p.LoginBy(ctx, func(ctx context.Context, address, _ string) error {
+		return submitLogin(ctx, address, p.w.Coordinator.Root, p.Name, p.Password)
+	}, append([]string{"--print-url"}, flags...)...)
+}
+
+// Enter is what a person does in a browser with what `sallyport login` prints: an
+// address, and a code where the login is approved elsewhere.
+type Enter func(ctx context.Context, address, code string) error
+
+var codePattern = regexp.MustCompile(`^[A-Z]{4}-[A-Z]{4}$`)
+
+// LoginBy runs `sallyport login` and lets enter do the rest.
+func (p *Person) LoginBy(ctx context.Context, enter Enter, flags ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, p.w.bin("sallyport"), append([]string{"login", "--print-url", p.w.Coordinator.Login}, flags...)...)
+	cmd := exec.CommandContext(ctx, p.w.bin("sallyport"), append([]string{"login", p.w.Coordinator.Login}, flags...)...)
 	cmd.Env = append(os.Environ(), p.Env()...)
 	var printed, said strings.Builder
 	cmd.Stdout = &printed // written by a goroutine of cmd's until Wait
@@ -97,18 +112,21 @@ func (p *Person) Login(ctx context.Context, flags ...string) error {
 		return err
 	}
 	lines := bufio.NewScanner(stderr)
-	address := ""
-	for address == "" && lines.Scan() {
+	address, code, elsewhere := "", "", slices.Contains(flags, "--no-browser")
+	for (address == "" || elsewhere && code == "") && lines.Scan() {
 		said.WriteString(lines.Text() + "\n")
-		if line := strings.TrimSpace(lines.Text()); strings.HasPrefix(line, "https://") {
+		switch line := strings.TrimSpace(lines.Text()); {
+		case strings.HasPrefix(line, "https://"):
 			address = line
+		case codePattern.MatchString(line):
+			code = line
 		}
 	}
 	var browser error
 	if address == "" {
 		browser = errors.New("it printed no address to open")
 	} else {
-		browser = submitLogin(ctx, address, p.w.Coordinator.Root, p.Name, p.Password)
+		browser = enter(ctx, address, code)
 	}
 	if browser != nil {
 		cancel() // nobody will come back to the loopback page

@@ -25,6 +25,9 @@ type Config struct {
 	Bin string
 	// Session is how long logins last. 0 means 12 hours.
 	Session time.Duration
+	// Login answers with the login section of the coordinator's configuration, once
+	// its URL is known. Nil means none.
+	Login func(ctx context.Context, coordinatorURL string) (string, error)
 	// Progress is told what is being done. It may be nil.
 	Progress func(what string)
 }
@@ -44,6 +47,7 @@ type World struct {
 	life     context.Context // what runs ends with it
 	ports    ports
 	session  time.Duration
+	login    string
 	progress func(string)
 }
 
@@ -95,6 +99,12 @@ func New(ctx context.Context, cfg Config) (*World, error) {
 	}
 	if w.Hydra.Database == "sqlite" {
 		w.progress("there is no PostgreSQL here, so Hydra runs on SQLite: two logins at the same moment break each other there, so people log in one by one (apt-get install postgresql)")
+	}
+	if cfg.Login != nil {
+		if w.login, err = cfg.Login(ctx, url); err != nil {
+			w.Stop()
+			return nil, err
+		}
 	}
 	w.progress("starting the coordinator")
 	if err := w.StartCoordinator(ctx); err != nil {
