@@ -169,6 +169,8 @@ func (a *App) Handler() http.Handler {
 	mux.HandleFunc("POST "+providerPath+"{provider}/logout", a.backChannel)
 	mux.HandleFunc("GET /account/link/{provider}", a.visiting(a.goLink))
 	mux.HandleFunc("POST /login/second", a.postSecond)
+	mux.HandleFunc("GET /account/password", a.visiting(a.showPassword))
+	mux.HandleFunc("POST /account/password", a.visiting(a.postPassword))
 	mux.HandleFunc("GET /account/second-factor", a.visiting(a.showFactor))
 	mux.HandleFunc("POST /account/second-factor", a.visiting(a.postFactor))
 	mux.HandleFunc("GET /consent", a.showConsent)

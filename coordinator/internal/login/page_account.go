@@ -5,7 +5,7 @@ import "net/http"
 // accountView is the page from which a person looks after his own account.
 type accountView struct {
 	User, DisplayName, Notice string
-	SecondFactor              bool
+	SecondFactor, HasPassword bool
 	Leave                     string // form token
 	Links                     []linkView
 }
@@ -17,7 +17,7 @@ type linkView struct {
 
 func (a *App) showAccount(w http.ResponseWriter, _ *http.Request, v visitor) {
 	view := accountView{
-		User: v.user.Name, DisplayName: v.user.DisplayName, SecondFactor: v.user.SecondFactor, Leave: a.visitToken(v, "leave"),
+		User: v.user.Name, DisplayName: v.user.DisplayName, SecondFactor: v.user.SecondFactor, HasPassword: v.user.HasPassword, Leave: a.visitToken(v, "leave"),
 	}
 	for _, p := range a.cfg.Providers {
 		link := linkView{Name: p.Name, Title: p.Title, Token: a.visitToken(v, "link", p.Name)}

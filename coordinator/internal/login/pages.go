@@ -19,7 +19,7 @@ type pages struct {
 
 func newPages(name string) (*pages, error) {
 	p := &pages{name: name, tmpl: make(map[string]*template.Template)}
-	for _, page := range []string{"login", "consent", "logout", "welcome", "done", "problem", "code", "device", "account", "second", "codes", "factor"} {
+	for _, page := range []string{"login", "consent", "logout", "welcome", "done", "problem", "code", "device", "account", "second", "codes", "factor", "password"} {
 		t, err := template.ParseFS(files, "templates/layout.html", "templates/setup.html", "templates/"+page+".html")
 		if err != nil {
 			return nil, fmt.Errorf("parsing page %s: %w", page, err)
