@@ -7,7 +7,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -123,6 +125,33 @@ func TestScripts(t *testing.T) {
 					}
 				}
 			},
+			// stops freezes the daemon of the home as a laptop's sleep does, continues
+			// wakes it.
+			"stops": func(ts *testscript.TestScript, _ bool, _ []string) {
+				pid, err := daemonOf(ts.Getenv("SALLYPORT_HOME"))
+				ts.Check(err)
+				ts.Setenv("DAEMON", strconv.Itoa(pid))
+				ts.Check(syscall.Kill(pid, syscall.SIGSTOP))
+			},
+			"continues": func(ts *testscript.TestScript, _ bool, _ []string) {
+				pid, err := strconv.Atoi(ts.Getenv("DAEMON"))
+				ts.Check(err)
+				ts.Check(syscall.Kill(pid, syscall.SIGCONT))
+			},
+			// waits STATE PROBLEM waits until the daemon says so of itself.
+			"waits": func(ts *testscript.TestScript, _ bool, args []string) {
+				h, err := hereIn(ts.Getenv("SALLYPORT_HOME"), "")
+				ts.Check(err)
+				for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+					st, err := h.daemon.Status(context.Background())
+					if err == nil && string(st.State) == args[0] && strings.HasPrefix(st.Problem, args[1]) {
+						return
+					}
+					if time.Now().After(deadline) {
+						ts.Fatalf("the daemon is %s: %s (%v)", st.State, st.Problem, err)
+					}
+				}
+			},
 			// killed ends the daemon of the home as kill -9 does.
 			"killed": func(ts *testscript.TestScript, _ bool, _ []string) {
 				ts.Check(kill(ts.Getenv("SALLYPORT_HOME")))
@@ -133,21 +162,26 @@ func TestScripts(t *testing.T) {
 
 type coordinatorKey struct{}
 
+func daemonOf(home string) (pid int, err error) {
+	h, err := hereIn(home, "")
+	if err != nil {
+		return 0, err
+	}
+	st, err := h.daemon.Status(context.Background())
+	return st.PID, err
+}
+
 func kill(home string) error {
+	pid, err := daemonOf(home)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		return fmt.Errorf("killing the daemon: %w", err)
+	}
 	h, err := hereIn(home, "")
 	if err != nil {
 		return err
-	}
-	st, err := h.daemon.Status(context.Background())
-	if err != nil {
-		return err
-	}
-	p, err := os.FindProcess(st.PID)
-	if err != nil {
-		return err
-	}
-	if err := p.Kill(); err != nil {
-		return fmt.Errorf("killing the daemon: %w", err)
 	}
 	return h.gone(context.Background())
 }

@@ -78,6 +78,8 @@ type Behaviour struct {
 	EnrollError error
 	// Nonce and Issuer, where set, are lies in the id token and in Discover.
 	Nonce, Issuer string
+	// Clock is how far the coordinator's clock is ahead of this machine's.
+	Clock time.Duration
 	// OtherKey issues the certificate for a key of somebody else.
 	OtherKey bool
 }
@@ -258,6 +260,9 @@ func (c *Coordinator) Watch(ctx context.Context, _ *connect.Request[apiv1.Sessio
 	if err != nil {
 		return err
 	}
+	c.mu.Lock()
+	stream.ResponseHeader().Set("Date", time.Now().Add(c.b.Clock).UTC().Format(http.TimeFormat))
+	c.mu.Unlock()
 	for revision := uint64(1); ; revision++ {
 		c.mu.Lock()
 		reason, over := c.over["*"]

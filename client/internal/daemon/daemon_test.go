@@ -49,6 +49,7 @@ type node struct {
 	reauths []string
 	dialled []string
 	closed  bool
+	silent  bool
 	backend string
 }
 
@@ -88,7 +89,15 @@ func (n *node) Resolve(context.Context, string) ([]netip.Addr, error) {
 	return []netip.Addr{netip.MustParseAddr("100.64.0.1"), netip.MustParseAddr("fd7a:115c:a1e0::1")}, nil
 }
 
-func (n *node) Ping(context.Context, netip.Addr) (overlay.Ping, error) {
+func (n *node) Ping(context.Context, netip.Addr) (p overlay.Ping, err error) {
+	n.set(func(n *node) {
+		if n.silent {
+			err = errors.New("no answer")
+		}
+	})
+	if err != nil {
+		return p, err
+	}
 	return overlay.Ping{Latency: 1500 * time.Microsecond, Path: overlay.Direct, Endpoint: "127.0.0.1:41641"}, nil
 }
 
@@ -411,6 +420,88 @@ func TestSessionEndsWhenItsTimeComes(t *testing.T) {
 	}
 	if err := Run(t.Context(), Config{Home: d.home, Log: slog.New(slog.DiscardHandler)}); !errors.Is(err, ErrRunning) {
 		t.Errorf("a second daemon: %v", err)
+	}
+}
+
+// What a person should know before it hurts.
+func TestStatusWarns(t *testing.T) {
+	c := clienttest.Start(t)
+	c.Set(func(b *clienttest.Behaviour) { b.Session, b.Clock = 20*time.Minute, -3*time.Hour })
+	d := newDevice(t, c)
+	d.up()
+	st := d.until("joined", open())
+	var said []string
+	for _, w := range st.Warnings {
+		said = append(said, w.Text+" / "+w.Hint)
+	}
+	want := []string{"the session ends in 20 minutes / sallyport login", "this machine's clock is 3 hours ahead of the coordinator's / set this machine's clock"}
+	if !slices.Equal(said, want) {
+		t.Errorf("warnings %q, want %q", said, want)
+	}
+	c.Away(true)
+	d.until("a warning of the coordinator", func(s localapi.Status) bool {
+		return slices.ContainsFunc(s.Warnings, func(w localapi.Warning) bool {
+			return strings.HasPrefix(w.Text, "the coordinator is not heard since ") && strings.Contains(w.Text, c.Link.URL)
+		})
+	})
+}
+
+// A cluster that the coordinator does not hear is looked at before kubectl is told
+// that it is open: it may answer all the same, or be about to.
+func TestSilentClusterIsWaitedForAndSaid(t *testing.T) {
+	c := clienttest.Start(t)
+	offline := cluster("edge-1")
+	offline.Online = false
+	c.Set(func(b *clienttest.Behaviour) { b.Clusters = []*apiv1.ReachableCluster{offline} })
+	d := newDevice(t, c)
+	d.up()
+	d.until("joined", open("edge-1"))
+	if a, err := d.api.Access(t.Context(), "edge-1"); err != nil || a.Silent {
+		t.Errorf("an agent that answers: %+v, %v", a, err)
+	}
+	d.node(0).set(func(n *node) { n.silent = true })
+	if a, err := d.api.Access(t.Context(), "edge-1"); err != nil || !a.Silent || !a.Open {
+		t.Errorf("an agent that does not: %+v, %v", a, err)
+	}
+	asked := make(chan localapi.Access, 1)
+	go func() {
+		a, _ := d.api.Access(context.WithoutCancel(t.Context()), "edge-1")
+		asked <- a
+	}()
+	c.Set(clusters("edge-1")) // online
+	if a := <-asked; a.Silent {
+		t.Errorf("an agent that came back: %+v", a)
+	}
+}
+
+// The proxy may have to move while the coordinator is away; kubeconfig follows.
+func TestKubeconfigFollowsTheProxyWithoutACoordinator(t *testing.T) {
+	c := clienttest.Start(t)
+	c.Set(clusters("edge-1"))
+	d := newDevice(t, c)
+	down := d.up()
+	d.until("joined", open("edge-1"))
+	if err := down(); err != nil {
+		t.Fatal(err)
+	}
+	before, err := socks.Load(d.home.Path(SocksFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	thief, err := net.Listen("tcp", before.Address.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer thief.Close()
+	c.Away(true)
+	d.up()
+	after, err := socks.Load(d.home.Path(SocksFile))
+	if err != nil || after.Address == before.Address || after.Password == before.Password {
+		t.Fatalf("proxy %v, was %v (%v)", after.Address, before.Address, err)
+	}
+	config, err := clientcmd.LoadFromFile(d.kubeconfig)
+	if err != nil || config.Clusters["sallyport/edge-1"].ProxyURL != after.URL() {
+		t.Errorf("kubeconfig points elsewhere (%v)", err)
 	}
 }
 
