@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +23,29 @@ const edge1 = "--context=sallyport/edge-1"
 // oneEdge is a small world: edge-1 in project aws, and virat with everything on it,
 // his daemon started by `sallyport up` as on any laptop.
 func oneEdge(t *testing.T, cfg play.Config) (*play.World, *play.Person) {
+	t.Helper()
+	w, virat := edgeWorld(t, cfg)
+	up(t, virat)
+	return w, virat
+}
+
+// up runs `sallyport up` until the test ends.
+func up(t *testing.T, p *play.Person) {
+	t.Helper()
+	t.Cleanup(func() {
+		_, _ = p.Run(context.WithoutCancel(t.Context()), "sallyport", "down") // it may be down
+		if raw, err := os.ReadFile(filepath.Join(p.Home, "daemon.log")); err == nil && t.Failed() {
+			t.Logf("--- daemon of %s\n%s", p.Name, raw)
+		}
+	})
+	if _, err := p.Run(t.Context(), "sallyport", "up"); err != nil {
+		t.Fatal(err)
+	}
+	ok(t, p, edge1, "get", "pods")
+}
+
+// edgeWorld is oneEdge before virat's daemon runs.
+func edgeWorld(t *testing.T, cfg play.Config) (*play.World, *play.Person) {
 	t.Helper()
 	w := world(t, cfg)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
@@ -55,13 +79,6 @@ func oneEdge(t *testing.T, cfg play.Config) (*play.World, *play.Person) {
 	if err := virat.Login(ctx); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_, _ = virat.Run(context.WithoutCancel(t.Context()), "sallyport", "down")
-	})
-	if _, err := virat.Run(ctx, "sallyport", "up"); err != nil {
-		t.Fatal(err)
-	}
-	ok(t, virat, edge1, "get", "pods")
 	return w, virat
 }
 
@@ -183,6 +200,9 @@ func TestTheClientsDay(t *testing.T) {
 
 	t.Run("helm works unchanged", func(t *testing.T) { helmWorks(t, virat) })
 	t.Run("a client-go program works unchanged", func(t *testing.T) { clientGoWorks(t, virat) })
+	t.Run("two profiles work side by side", func(t *testing.T) { twoProfiles(t, virat) })
+	t.Run("a relay alone carries it, and status says so", func(t *testing.T) { relayAlone(t, virat) })
+	t.Run("another network goes unnoticed", func(t *testing.T) { anotherNetwork(t, w) })
 	controller := informed(t, program(t, virat))
 
 	t.Run("the coordinator restarts under a watch", func(t *testing.T) {
@@ -336,6 +356,69 @@ func TestTheClientsDay(t *testing.T) {
 		})
 	})
 }
+
+// twoProfiles logs the same person in a second time, as a device of its own: what
+// counts is that neither profile touches the other.
+func twoProfiles(t *testing.T, virat *play.Person) {
+	work := func(args ...string) play.Result {
+		t.Helper()
+		r, err := virat.Run(t.Context(), "sallyport", append([]string{"--profile", "work"}, args...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if err := virat.Login(t.Context(), "--profile", "work"); err != nil {
+		t.Fatal(err)
+	}
+	work("up")
+	for _, context := range []string{"sallyport/work/edge-1", "sallyport/edge-1"} {
+		ok(t, virat, "--context", context, "get", "pods")
+	}
+	// The shell's choice of a profile does not change whose context it is.
+	if _, err := virat.KubectlWith(t.Context(), []string{"SALLYPORT_PROFILE=nowhere"}, edge1, "get", "pods"); err != nil {
+		t.Error(err)
+	}
+	work("use", "edge-1", "-n", "kube-system")
+	if got := ok(t, virat, "config", "current-context").Stdout; got != "sallyport/work/edge-1\n" {
+		t.Errorf("the current context is %q", got)
+	}
+	if got := ctl(t, virat, "--profile", "work", "whoami"); !strings.Contains(got, "virat") {
+		t.Errorf("sallyportctl: %s", got)
+	}
+	work("logout")
+	contexts, err := virat.Contexts(t.Context())
+	if err != nil || strings.Join(contexts, " ") != "sallyport/edge-1" {
+		t.Errorf("contexts %v, %v", contexts, err)
+	}
+	ok(t, virat, edge1, "get", "pods")
+}
+
+// relayAlone is a laptop behind a firewall that lets no UDP through.
+func relayAlone(t *testing.T, virat *play.Person) {
+	restart := func(prefix ...string) {
+		t.Helper()
+		if _, err := virat.Run(t.Context(), "sallyport", "down"); err != nil {
+			t.Fatal(err)
+		}
+		virat.Prefix = prefix
+		if _, err := virat.Run(t.Context(), "sallyport", "up"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restart("env", "TS_DEBUG_ALWAYS_USE_DERP=1")
+	ok(t, virat, edge1, "get", "pods")
+	eventually(t, "status says so", func() error {
+		r, err := virat.Run(t.Context(), "sallyport", "status")
+		if err != nil || !relayed.MatchString(r.Stdout) {
+			return fmt.Errorf("%w %s", err, r.Stdout)
+		}
+		return nil
+	})
+	restart()
+}
+
+var relayed = regexp.MustCompile(`sallyport/edge-1 .* relayed, [0-9.]+ ms`)
 
 // sleepTime is longer than a path is trusted without an answer (6.5 s).
 const sleepTime = 12 * time.Second

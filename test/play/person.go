@@ -21,6 +21,9 @@ type Person struct {
 	Password string
 	Home     string
 	Daemon   *Process
+	// Prefix comes before every command of this person's, such as one that enters a
+	// network namespace.
+	Prefix []string
 
 	w *World
 }
@@ -53,34 +56,40 @@ func (p *Person) Env() []string {
 	)
 }
 
+func (p *Person) run(ctx context.Context, env []string, stdin, program string, args ...string) (Result, error) {
+	line := append(slices.Clone(p.Prefix), append([]string{program}, args...)...)
+	return run(ctx, append(p.Env(), env...), []byte(stdin), line[0], line[1:]...)
+}
+
 // Run runs one of our binaries as this person.
 func (p *Person) Run(ctx context.Context, program string, args ...string) (Result, error) {
-	return run(ctx, p.Env(), nil, p.w.bin(program), args...)
+	return p.run(ctx, nil, "", p.w.bin(program), args...)
 }
 
 // RunIn is Run with something on standard input.
 func (p *Person) RunIn(ctx context.Context, stdin, program string, args ...string) (Result, error) {
-	return run(ctx, p.Env(), []byte(stdin), p.w.bin(program), args...)
+	return p.run(ctx, nil, stdin, p.w.bin(program), args...)
 }
 
 // KubectlWith is Kubectl with more in its environment.
 func (p *Person) KubectlWith(ctx context.Context, env []string, args ...string) (Result, error) {
-	return run(ctx, append(p.Env(), env...), nil, p.w.Kubectl, args...)
+	return p.run(ctx, env, "", p.w.Kubectl, args...)
 }
 
 // Kubectl runs plain kubectl as this person.
 func (p *Person) Kubectl(ctx context.Context, args ...string) (Result, error) {
-	return run(ctx, p.Env(), nil, p.w.Kubectl, args...)
+	return p.run(ctx, nil, "", p.w.Kubectl, args...)
 }
 
 // KubectlIn is Kubectl with something on standard input.
 func (p *Person) KubectlIn(ctx context.Context, stdin string, args ...string) (Result, error) {
-	return run(ctx, p.Env(), []byte(stdin), p.w.Kubectl, args...)
+	return p.run(ctx, nil, stdin, p.w.Kubectl, args...)
 }
 
 // Start starts kubectl and leaves it running, its output in a file.
 func (p *Person) Start(name string, args ...string) (*Process, error) {
-	return Start(p.Name+" "+name, filepath.Join(p.w.Dir, "logs", p.Name+"-"+name+".log"), p.Env(), p.w.Kubectl, args...)
+	line := append(slices.Clone(p.Prefix), append([]string{p.w.Kubectl}, args...)...)
+	return Start(p.Name+" "+name, filepath.Join(p.w.Dir, "logs", p.Name+"-"+name+".log"), p.Env(), line[0], line[1:]...)
 }
 
 // Login runs `sallyport login` and does in the browser what the person would.

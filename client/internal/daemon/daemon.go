@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime/pprof"
+	"strings"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -124,9 +126,29 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.OnListening != nil {
 		cfg.OnListening()
 	}
-	err = g.Wait()
+	err = d.finish(ctx, g)
 	cfg.Log.Info("daemon ended")
 	return err
+}
+
+// endTime is how long the parts have to end once the daemon is to.
+const endTime = 8 * time.Second
+
+// finish waits for the parts. A daemon that was told to end ends, also when one of
+// them hangs: the kernel takes back what it held, and the log says what it was.
+func (d *Daemon) finish(ctx context.Context, g *errgroup.Group) error {
+	ended := make(chan error, 1)
+	go func() { ended <- g.Wait() }()
+	<-ctx.Done() // of the group: at the first error too
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(endTime):
+		var stacks strings.Builder
+		_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1) // a Builder takes everything
+		d.cfg.Log.Error("the daemon leaves although a part of it has not ended", "goroutines", stacks.String())
+		return nil
+	}
 }
 
 // Stop ends the daemon.

@@ -59,7 +59,18 @@ func (c *Client) Stop(ctx context.Context) error {
 	return c.do(ctx, http.MethodPost, "/v1/stop", nil)
 }
 
+// do asks once more where the daemon was killed under the question: the second
+// time nobody listens, or already another.
 func (c *Client) do(ctx context.Context, method, path string, out any) error {
+	err := c.once(ctx, method, path, out)
+	var transport *url.Error
+	if errors.As(err, &transport) && ctx.Err() == nil {
+		err = c.once(ctx, method, path, out)
+	}
+	return err
+}
+
+func (c *Client) once(ctx context.Context, method, path string, out any) error {
 	req, err := http.NewRequestWithContext(ctx, method, "http://daemon"+path, nil)
 	if err != nil {
 		return fmt.Errorf("asking the daemon: %w", err)

@@ -117,3 +117,25 @@ func TestSettledEndsWithItsCaller(t *testing.T) {
 		t.Errorf("%+v, %v", st, err)
 	}
 }
+
+// A daemon that is killed under a question is one that does not run.
+func TestDaemonKilledUnderAQuestion(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "daemon.sock")
+	ln, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		c, err := ln.Accept()
+		ln.Close()
+		if err == nil {
+			c.Close()
+		}
+	}()
+	if _, err := NewClient(path).Status(t.Context()); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("error %v", err)
+	}
+	<-gone
+}

@@ -56,6 +56,12 @@ func (l Limits) withDefaults() Limits {
 // what one person can make the agent hold.
 const h2Window = 256 << 10
 
+// napTime is how long a client may be silent before its streams are given up: a
+// laptop that slept or changed networks goes on with its watches and logs. What a
+// client that is gone holds meanwhile is bounded by RequestsPerUser, and ends with
+// its session like everything else.
+const napTime = 10 * time.Minute
+
 // Serve takes connections from the overlay's listener until it or the Proxy is
 // closed. The remote addresses of its connections are overlay addresses.
 func (p *Proxy) Serve(l net.Listener) error {
@@ -74,6 +80,7 @@ func (p *Proxy) Serve(l net.Listener) error {
 			MaxReceiveBufferPerConnection: 4 * h2Window,
 			MaxReceiveBufferPerStream:     h2Window,
 			SendPingTimeout:               30 * time.Second,
+			PingTimeout:                   napTime,
 			WriteByteTimeout:              time.Minute,
 		},
 	}
