@@ -105,7 +105,8 @@ func (d *Directory) useSecondFactor(ctx context.Context, userID string, use func
 }
 
 // RemoveSecondFactor takes it away. An administrator who does it for somebody
-// else ends what was logged in: a lost telephone may be in other hands.
+// else takes the passkeys too and ends what was logged in: a lost telephone may be
+// in other hands.
 func (d *Directory) RemoveSecondFactor(ctx context.Context, user string, end bool) (*apiv1.User, uint64, error) {
 	return change(ctx, d, func(tx store.Txn) (*apiv1.User, error) {
 		u, err := users.find(tx, user)
@@ -115,6 +116,9 @@ func (d *Directory) RemoveSecondFactor(ctx context.Context, user string, end boo
 		tx.Delete(secondFactorPrefix + u.Id)
 		u.SecondFactor = false
 		if end {
+			if err := deletePasskeys(tx, u.Id); err != nil {
+				return nil, err
+			}
 			return u, d.endAccess(tx, u)
 		}
 		return u, users.put(tx, u.Id, u)

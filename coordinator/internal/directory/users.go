@@ -91,6 +91,9 @@ func (d *Directory) DeleteUser(ctx context.Context, user string) (*apiv1.User, u
 		tx.Delete(passwordPrefix + u.Id)
 		tx.Delete(secondFactorPrefix + u.Id)
 		deleteIdentities(tx, u)
+		if err := deletePasskeys(tx, u.Id); err != nil {
+			return nil, err
+		}
 		if err := deleteWelcomes(tx, u.Id); err != nil {
 			return nil, err
 		}

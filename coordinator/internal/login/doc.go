@@ -31,5 +31,6 @@
 //   - Hydra's admin API is root-equivalent. It is called here and reachable
 //     through nothing here: PublicProxy passes a short list of public paths.
 //   - Pages need no script and allow none, load nothing from elsewhere, and
-//     cannot be framed.
+//     cannot be framed. Where passkeys are asked for, one script of ours may run:
+//     browsers give passkeys to scripts alone.
 package login

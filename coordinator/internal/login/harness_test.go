@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -32,8 +33,11 @@ import (
 
 // front is the coordinator's TLS port for all tests of this package: its URL is
 // Hydra's issuer and cannot change, the application behind it is the test's own.
-var front struct {
+var front frontend
+
+type frontend struct {
 	server  *httptest.Server
+	url     string
 	current atomic.Pointer[http.Handler]
 	hydra   *parts.RunningHydra
 	// upstream is the provider through which people log in too.
@@ -50,45 +54,56 @@ func TestMain(m *testing.M) {
 }
 
 // withHydra runs the real Hydra around the tests.
-func withHydra(run func() int) (int, error) {
-	front.server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		(*front.current.Load()).ServeHTTP(w, r)
+func withHydra(run func() int) (code int, err error) {
+	return code, front.serve("127.0.0.1", func() { code = run() })
+}
+
+// serve runs the port, known by a host, and a real Hydra behind it while f runs.
+func (f *frontend) serve(host string, run func()) error {
+	f.server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		(*f.current.Load()).ServeHTTP(w, r)
 	}))
-	defer front.server.Close()
+	defer f.server.Close()
+	f.url = strings.Replace(f.server.URL, "127.0.0.1", host, 1)
 	dir, err := os.MkdirTemp("", "login")
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer os.RemoveAll(dir)
 	if err := os.Chmod(dir, 0o755); err != nil { // the database has a user of its own
-		return 0, err
+		return err
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	var group errgroup.Group // both take a few seconds to start
 	group.Go(func() (err error) {
-		front.hydra, err = parts.StartHydra(ctx, parts.HydraConfig{
-			Dir: filepath.Join(dir, "hydra"), Issuer: front.server.URL,
-			LoginURL: front.server.URL + "/login", ConsentURL: front.server.URL + "/consent", LogoutURL: front.server.URL + "/logout",
+		f.hydra, err = parts.StartHydra(ctx, parts.HydraConfig{
+			Dir: filepath.Join(dir, "hydra"), Issuer: f.url,
+			LoginURL: f.url + "/login", ConsentURL: f.url + "/consent", LogoutURL: f.url + "/logout",
 		})
 		return err
 	})
-	group.Go(func() (err error) {
-		front.upstream, err = upstream.Start(ctx, upstream.Config{
-			Dir: filepath.Join(dir, "upstream"), Coordinator: front.server.URL, Name: "corp",
-			Transport: &http.Transport{TLSClientConfig: tlsConfig()},
+	if f == &front {
+		group.Go(func() (err error) {
+			f.upstream, err = upstream.Start(ctx, upstream.Config{
+				Dir: filepath.Join(dir, "upstream"), Coordinator: f.url, Name: "corp",
+				Transport: &http.Transport{TLSClientConfig: tlsConfig()},
+			})
+			return err
 		})
-		return err
-	})
+	}
 	if err := group.Wait(); err != nil {
-		return 0, err
+		return err
 	}
 	defer func() {
 		stop()
-		<-front.hydra.Done()
-		_ = front.upstream.Stop() // it is over either way
+		<-f.hydra.Done()
+		if f.upstream != nil {
+			_ = f.upstream.Stop() // it is over either way
+		}
 	}()
-	return run(), nil
+	run()
+	return nil
 }
 
 // fixture is a coordinator's login application before the real Hydra, with a
@@ -115,6 +130,10 @@ var aKey [32]byte
 const password = "correct horse battery"
 
 func newFixture(t *testing.T, change ...func(*Config)) *fixture {
+	return newFixtureAt(t, &front, change...)
+}
+
+func newFixtureAt(t *testing.T, at *frontend, change ...func(*Config)) *fixture {
 	t.Helper()
 	f := &fixture{t: t, store: storetest.New(t)}
 	var err error
@@ -125,8 +144,8 @@ func newFixture(t *testing.T, change ...func(*Config)) *fixture {
 		t.Fatal(err)
 	}
 	cfg := Config{
-		Directory: f.dir, Store: f.store, URL: front.server.URL, Name: "example mesh",
-		HydraAdmin: front.hydra.Admin, HydraPublic: front.hydra.Public,
+		Directory: f.dir, Store: f.store, URL: at.url, Name: "example mesh",
+		HydraAdmin: at.hydra.Admin, HydraPublic: at.hydra.Public,
 		SealKey: make([]byte, 32),
 		Now:     func() time.Time { return time.Now().Add(time.Duration(f.ahead.Load())) },
 		Record: func(_ context.Context, e *audit.Event) error {
@@ -155,7 +174,7 @@ func newFixture(t *testing.T, change ...func(*Config)) *fixture {
 	mux.Handle("/.well-known/", proxy)
 	mux.Handle("/", f.Handler())
 	var h http.Handler = mux
-	front.current.Store(&h)
+	at.current.Store(&h)
 	return f
 }
 
@@ -201,20 +220,24 @@ func browser(t *testing.T) *coordinatortest.Browser {
 type flow struct {
 	oauth2.Config
 	state, verifier string
+	at              *frontend
 }
 
-func newFlow() *flow {
+func newFlow() *flow { return newFlowAt(&front) }
+
+func newFlowAt(at *frontend) *flow {
 	return &flow{
+		at: at,
 		Config: oauth2.Config{
 			ClientID: ClientID, Scopes: Scopes, RedirectURL: "http://127.0.0.1:45678/callback",
-			Endpoint: oauth2.Endpoint{AuthURL: front.server.URL + "/oauth2/auth", TokenURL: front.server.URL + "/oauth2/token", AuthStyle: oauth2.AuthStyleInParams},
+			Endpoint: oauth2.Endpoint{AuthURL: at.url + "/oauth2/auth", TokenURL: at.url + "/oauth2/token", AuthStyle: oauth2.AuthStyleInParams},
 		},
 		state: oauth2.GenerateVerifier(), verifier: oauth2.GenerateVerifier(),
 	}
 }
 
 func (f *flow) address() string {
-	return f.AuthCodeURL(f.state, oauth2.S256ChallengeOption(f.verifier), oauth2.SetAuthURLParam("audience", front.server.URL))
+	return f.AuthCodeURL(f.state, oauth2.S256ChallengeOption(f.verifier), oauth2.SetAuthURLParam("audience", f.at.url))
 }
 
 // exchange turns the redirect to the terminal into a token.

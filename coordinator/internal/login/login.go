@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-webauthn/webauthn/webauthn"
 	hydra "github.com/ory/hydra-client-go/v2"
 
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/backoff"
@@ -79,6 +80,8 @@ type App struct {
 	upstreams map[string]*upstreamProvider // by name
 	guesses   *backoff.Limiter             // at codes
 	paces     *paces                       // of devices that wait
+
+	passkeys *webauthn.WebAuthn // nil where there can be none
 }
 
 // keyRecord holds the key in the store: a restart ends no login on its way.
@@ -112,6 +115,9 @@ func New(ctx context.Context, cfg Config) (*App, error) {
 	}
 	if a.pages, err = newPages(cfg.Name); err != nil {
 		return nil, err
+	}
+	if a.passkeys, err = newRelyingParty(u, cfg.Name); err != nil {
+		return nil, fmt.Errorf("login: %w", err)
 	}
 	if a.key, err = loadKey(ctx, cfg.Store); err != nil {
 		return nil, fmt.Errorf("login: reading key: %w", err)
@@ -173,6 +179,9 @@ func (a *App) Handler() http.Handler {
 	mux.HandleFunc("POST /account/password", a.visiting(a.postPassword))
 	mux.HandleFunc("GET /account/second-factor", a.visiting(a.showFactor))
 	mux.HandleFunc("POST /account/second-factor", a.visiting(a.postFactor))
+	mux.HandleFunc("POST /login/passkey", a.postPasskeyLogin)
+	mux.HandleFunc("GET /account/passkeys", a.visiting(a.showPasskeys))
+	mux.HandleFunc("POST /account/passkeys", a.visiting(a.postPasskeys))
 	mux.HandleFunc("GET /consent", a.showConsent)
 	mux.HandleFunc("POST /consent", a.postConsent)
 	mux.HandleFunc("GET /logout", a.showLogout)
@@ -188,7 +197,7 @@ func (a *App) Handler() http.Handler {
 	mux.HandleFunc("POST /account/leave", a.visiting(a.leave))
 	mux.HandleFunc("GET /welcome/{token}", a.showWelcome)
 	mux.HandleFunc("POST /welcome/{token}", a.postWelcome)
-	for _, path := range []string{"assets/sallyport.css", "assets/mark.svg"} {
+	for _, path := range []string{"assets/sallyport.css", "assets/mark.svg", passkeyScript} {
 		mux.HandleFunc("GET /"+path, asset(path))
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

@@ -22,6 +22,7 @@ type loginView struct {
 	User             string // what was typed before
 	Problem          string
 	Providers        []button
+	Passkey          *ceremony // nil where there are none
 }
 
 // open checks what every request for a question needs: a challenge in its
@@ -59,7 +60,7 @@ func (a *App) showLogin(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	a.pages.render(w, http.StatusOK, "login", "Log in", view)
+	a.showLoginForm(w, http.StatusOK, view)
 }
 
 // loginView asks Hydra what is being logged in to.
@@ -74,9 +75,14 @@ func (a *App) loginView(w http.ResponseWriter, r *http.Request, c challenge, tok
 		a.foreign(w, r)
 		return loginView{}, false
 	}
+	passkey, err := a.askForPasskey(c)
+	if err != nil {
+		a.failure(w, r, err)
+		return loginView{}, false
+	}
 	return loginView{
 		Challenge: c.text, Token: token, Application: application(client), Port: port(req.GetRequestUrl()),
-		Pages: client.GetClientId() == PagesClientID, Providers: a.buttons(),
+		Pages: client.GetClientId() == PagesClientID, Providers: a.buttons(), Passkey: passkey,
 	}, true
 }
 
@@ -149,14 +155,14 @@ func (a *App) refusedLogin(w http.ResponseWriter, r *http.Request, c challenge, 
 		seconds := int(math.Ceil(backoff.RetryAfter.Seconds()))
 		w.Header().Set("Retry-After", strconv.Itoa(seconds))
 		view.Problem = "Too many attempts. Wait " + strconv.Itoa(seconds) + " seconds, then try again."
-		a.pages.render(w, http.StatusTooManyRequests, "login", "Log in", view)
+		a.showLoginForm(w, http.StatusTooManyRequests, view)
 	case errors.Is(err, directory.ErrWrongPassword):
 		if err := a.record(r, "login", target, nil, err); err != nil {
 			a.failure(w, r, err)
 			return
 		}
 		view.Problem = "That name and password do not belong together. Check both and try again."
-		a.pages.render(w, http.StatusForbidden, "login", "Log in", view)
+		a.showLoginForm(w, http.StatusForbidden, view)
 	case errors.Is(err, directory.ErrSuspended):
 		if err := a.record(r, "login", target, known, err); err != nil {
 			a.failure(w, r, err)

@@ -19,7 +19,7 @@ type pages struct {
 
 func newPages(name string) (*pages, error) {
 	p := &pages{name: name, tmpl: make(map[string]*template.Template)}
-	for _, page := range []string{"login", "consent", "logout", "welcome", "done", "problem", "code", "device", "account", "second", "codes", "factor", "password"} {
+	for _, page := range []string{"login", "consent", "logout", "welcome", "done", "problem", "code", "device", "account", "second", "codes", "factor", "password", "passkeys"} {
 		t, err := template.ParseFS(files, "templates/layout.html", "templates/setup.html", "templates/"+page+".html")
 		if err != nil {
 			return nil, fmt.Errorf("parsing page %s: %w", page, err)
@@ -55,13 +55,16 @@ func asset(path string) http.HandlerFunc {
 	}
 }
 
+// contentPolicy allows what pages need. form-action holds for where a form's
+// answer redirects to as well, and the last of those is the terminal's own
+// listener.
+const contentPolicy = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self' http://127.0.0.1:*; frame-ancestors 'none'; base-uri 'none'"
+
 // headers keeps pages from being framed, sniffed, scripted or leaked.
 func headers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		// form-action holds for where a form's answer redirects to as well, and
-		// the last of those is the terminal's own listener.
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self' http://127.0.0.1:*; frame-ancestors 'none'; base-uri 'none'")
+		h.Set("Content-Security-Policy", contentPolicy)
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("X-Content-Type-Options", "nosniff")
 		// Not no-referrer: forms would then carry "Origin: null".
