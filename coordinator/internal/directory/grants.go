@@ -35,37 +35,11 @@ type GrantSpec struct {
 
 // CreateGrant gives a role to a user or a group on a project or a cluster.
 func (d *Directory) CreateGrant(ctx context.Context, spec GrantSpec) (*apiv1.Grant, uint64, error) {
-	if (spec.User == "") == (spec.Group == "") {
-		return nil, 0, &InvalidError{"subject", "a grant is for one user or one group", "give either --user or --group"}
-	}
-	if (spec.Project == "") == (spec.Cluster == "") {
-		return nil, 0, &InvalidError{"target", "a grant is on one project or one cluster", "give either --project or --cluster"}
-	}
-	namespaces := slices.Compact(slices.Sorted(slices.Values(spec.Namespaces)))
-	selector, err := cleanSelector(spec)
-	if err != nil {
-		return nil, 0, err
-	}
-	for _, ns := range namespaces {
-		if msgs := content.IsDNS1123Label(ns); len(msgs) > 0 {
-			return nil, 0, &InvalidError{"namespace", fmt.Sprintf("%q is not a namespace: %s", ns, msgs[0]), "patterns are not taken: list the namespaces, or select them by label with --namespace-selector"}
-		}
-		if ns == policy.SystemNamespace || ns == policy.UsersNamespace { // the proxy refuses them whatever a grant says
-			return nil, 0, &InvalidError{Field: "namespace", Reason: fmt.Sprintf("%q is Sallyport's own and open to nobody", ns)}
-		}
-	}
-	if !spec.ExpiresAt.IsZero() && !d.now().Before(spec.ExpiresAt) {
-		return nil, 0, &InvalidError{"expiry", "is in the past", "leave it out for a grant without an end"}
-	}
-	reason, err := cleanText("reason", spec.Reason, 512)
+	g, err := d.grantOf(spec)
 	if err != nil {
 		return nil, 0, err
 	}
 	return change(ctx, d, func(tx store.Txn) (*apiv1.Grant, error) {
-		g := &apiv1.Grant{Role: spec.Role, Namespaces: namespaces, NamespaceSelector: selector, Reason: reason}
-		if !spec.ExpiresAt.IsZero() {
-			g.ExpiresAt = at(spec.ExpiresAt)
-		}
 		if err := resolveGrant(tx, spec, g); err != nil {
 			return nil, err
 		}
@@ -81,6 +55,41 @@ func (d *Directory) CreateGrant(ctx context.Context, spec GrantSpec) (*apiv1.Gra
 		g.Id, g.CreatedAt = identity.NewID(identity.Grant), at(d.now())
 		return g, grants.put(tx, g.Id, g)
 	})
+}
+
+// grantOf checks what needs no look at the directory.
+func (d *Directory) grantOf(spec GrantSpec) (*apiv1.Grant, error) {
+	if (spec.User == "") == (spec.Group == "") {
+		return nil, &InvalidError{"subject", "a grant is for one user or one group", "give either --user or --group"}
+	}
+	if (spec.Project == "") == (spec.Cluster == "") {
+		return nil, &InvalidError{"target", "a grant is on one project or one cluster", "give either --project or --cluster"}
+	}
+	namespaces := slices.Compact(slices.Sorted(slices.Values(spec.Namespaces)))
+	selector, err := cleanSelector(spec)
+	if err != nil {
+		return nil, err
+	}
+	for _, ns := range namespaces {
+		if msgs := content.IsDNS1123Label(ns); len(msgs) > 0 {
+			return nil, &InvalidError{"namespace", fmt.Sprintf("%q is not a namespace: %s", ns, msgs[0]), "patterns are not taken: list the namespaces, or select them by label with --namespace-selector"}
+		}
+		if ns == policy.SystemNamespace || ns == policy.UsersNamespace { // the proxy refuses them whatever a grant says
+			return nil, &InvalidError{Field: "namespace", Reason: fmt.Sprintf("%q is Sallyport's own and open to nobody", ns)}
+		}
+	}
+	if !spec.ExpiresAt.IsZero() && !d.now().Before(spec.ExpiresAt) {
+		return nil, &InvalidError{"expiry", "is in the past", "leave it out for a grant without an end"}
+	}
+	reason, err := cleanText("reason", spec.Reason, 512)
+	if err != nil {
+		return nil, err
+	}
+	g := &apiv1.Grant{Role: spec.Role, Namespaces: namespaces, NamespaceSelector: selector, Reason: reason}
+	if !spec.ExpiresAt.IsZero() {
+		g.ExpiresAt = at(spec.ExpiresAt)
+	}
+	return g, nil
 }
 
 // cleanSelector puts a label selector in its one way of being written, so that

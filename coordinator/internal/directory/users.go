@@ -238,19 +238,10 @@ func (d *Directory) UnbindAdmin(ctx context.Context, user, role, project string)
 }
 
 func (d *Directory) adminBinding(ctx context.Context, user, role, project string, f func(*apiv1.User, *apiv1.AdminBinding) error) (*apiv1.User, uint64, error) {
-	b := &apiv1.AdminBinding{Role: role}
-	switch role {
-	case ProjectManager:
-		if project == "" {
-			return nil, 0, &InvalidError{"project", "a project-manager manages one project", "name it with --project"}
-		}
-	case Administrator, Auditor, ClusterOperator:
-		if project != "" {
-			return nil, 0, &InvalidError{"project", role + " holds everywhere and takes no project", "use project-manager for one project"}
-		}
-	default:
-		return nil, 0, &InvalidError{"role", fmt.Sprintf("no admin role %q", role), "one of administrator, auditor, project-manager, cluster-operator"}
+	if err := checkBinding(role, project); err != nil {
+		return nil, 0, err
 	}
+	b := &apiv1.AdminBinding{Role: role}
 	return change(ctx, d, func(tx store.Txn) (*apiv1.User, error) {
 		u, err := users.find(tx, user)
 		if err != nil {
@@ -268,6 +259,23 @@ func (d *Directory) adminBinding(ctx context.Context, user, role, project string
 		}
 		return u, users.put(tx, u.Id, u)
 	})
+}
+
+// checkBinding says whether an admin role holds in a project, or everywhere.
+func checkBinding(role, project string) *InvalidError {
+	switch role {
+	case ProjectManager:
+		if project == "" {
+			return &InvalidError{"project", "a project-manager manages one project", "name it with --project"}
+		}
+	case Administrator, Auditor, ClusterOperator:
+		if project != "" {
+			return &InvalidError{"project", role + " holds everywhere and takes no project", "use project-manager for one project"}
+		}
+	default:
+		return &InvalidError{"role", fmt.Sprintf("no admin role %q", role), "one of administrator, auditor, project-manager, cluster-operator"}
+	}
+	return nil
 }
 
 func indexBinding(u *apiv1.User, b *apiv1.AdminBinding) int {

@@ -9,6 +9,7 @@ package apiv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -5209,11 +5210,1030 @@ func (x *Consequence) GetWhat() string {
 	return ""
 }
 
+// Resource is an object as it is declared in a file: without ids, times and
+// secrets, and with names where the directory has ids. What a spec leaves out is
+// empty, or the default.
+type Resource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty for a grant, which is known by what it gives.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Types that are valid to be assigned to Spec:
+	//
+	//	*Resource_Project
+	//	*Resource_User
+	//	*Resource_Group
+	//	*Resource_Role
+	//	*Resource_Cluster
+	//	*Resource_Grant
+	Spec          isResource_Spec `protobuf_oneof:"spec"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resource) Reset() {
+	*x = Resource{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resource) ProtoMessage() {}
+
+func (x *Resource) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resource.ProtoReflect.Descriptor instead.
+func (*Resource) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{92}
+}
+
+func (x *Resource) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Resource) GetSpec() isResource_Spec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *Resource) GetProject() *ProjectSpec {
+	if x != nil {
+		if x, ok := x.Spec.(*Resource_Project); ok {
+			return x.Project
+		}
+	}
+	return nil
+}
+
+func (x *Resource) GetUser() *UserSpec {
+	if x != nil {
+		if x, ok := x.Spec.(*Resource_User); ok {
+			return x.User
+		}
+	}
+	return nil
+}
+
+func (x *Resource) GetGroup() *GroupSpec {
+	if x != nil {
+		if x, ok := x.Spec.(*Resource_Group); ok {
+			return x.Group
+		}
+	}
+	return nil
+}
+
+func (x *Resource) GetRole() *RoleSpec {
+	if x != nil {
+		if x, ok := x.Spec.(*Resource_Role); ok {
+			return x.Role
+		}
+	}
+	return nil
+}
+
+func (x *Resource) GetCluster() *ClusterSpec {
+	if x != nil {
+		if x, ok := x.Spec.(*Resource_Cluster); ok {
+			return x.Cluster
+		}
+	}
+	return nil
+}
+
+func (x *Resource) GetGrant() *CreateGrantRequest {
+	if x != nil {
+		if x, ok := x.Spec.(*Resource_Grant); ok {
+			return x.Grant
+		}
+	}
+	return nil
+}
+
+type isResource_Spec interface {
+	isResource_Spec()
+}
+
+type Resource_Project struct {
+	Project *ProjectSpec `protobuf:"bytes,2,opt,name=project,proto3,oneof"`
+}
+
+type Resource_User struct {
+	User *UserSpec `protobuf:"bytes,3,opt,name=user,proto3,oneof"`
+}
+
+type Resource_Group struct {
+	Group *GroupSpec `protobuf:"bytes,4,opt,name=group,proto3,oneof"`
+}
+
+type Resource_Role struct {
+	Role *RoleSpec `protobuf:"bytes,5,opt,name=role,proto3,oneof"`
+}
+
+type Resource_Cluster struct {
+	Cluster *ClusterSpec `protobuf:"bytes,6,opt,name=cluster,proto3,oneof"`
+}
+
+type Resource_Grant struct {
+	Grant *CreateGrantRequest `protobuf:"bytes,7,opt,name=grant,proto3,oneof"`
+}
+
+func (*Resource_Project) isResource_Spec() {}
+
+func (*Resource_User) isResource_Spec() {}
+
+func (*Resource_Group) isResource_Spec() {}
+
+func (*Resource_Role) isResource_Spec() {}
+
+func (*Resource_Cluster) isResource_Spec() {}
+
+func (*Resource_Grant) isResource_Spec() {}
+
+type ProjectSpec struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProjectSpec) Reset() {
+	*x = ProjectSpec{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[93]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProjectSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProjectSpec) ProtoMessage() {}
+
+func (x *ProjectSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[93]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProjectSpec.ProtoReflect.Descriptor instead.
+func (*ProjectSpec) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{93}
+}
+
+type UserSpec struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	DisplayName string                 `protobuf:"bytes,1,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	// Suspends everywhere. A file that does not say it resumes nobody.
+	Suspended     bool         `protobuf:"varint,2,opt,name=suspended,proto3" json:"suspended,omitempty"`
+	Admin         []*AdminSpec `protobuf:"bytes,3,rep,name=admin,proto3" json:"admin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserSpec) Reset() {
+	*x = UserSpec{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[94]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserSpec) ProtoMessage() {}
+
+func (x *UserSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[94]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserSpec.ProtoReflect.Descriptor instead.
+func (*UserSpec) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{94}
+}
+
+func (x *UserSpec) GetDisplayName() string {
+	if x != nil {
+		return x.DisplayName
+	}
+	return ""
+}
+
+func (x *UserSpec) GetSuspended() bool {
+	if x != nil {
+		return x.Suspended
+	}
+	return false
+}
+
+func (x *UserSpec) GetAdmin() []*AdminSpec {
+	if x != nil {
+		return x.Admin
+	}
+	return nil
+}
+
+type AdminSpec struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Role          string                 `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	Project       string                 `protobuf:"bytes,2,opt,name=project,proto3" json:"project,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdminSpec) Reset() {
+	*x = AdminSpec{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[95]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdminSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdminSpec) ProtoMessage() {}
+
+func (x *AdminSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[95]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdminSpec.ProtoReflect.Descriptor instead.
+func (*AdminSpec) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{95}
+}
+
+func (x *AdminSpec) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *AdminSpec) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+type GroupSpec struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Members       []string               `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupSpec) Reset() {
+	*x = GroupSpec{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[96]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupSpec) ProtoMessage() {}
+
+func (x *GroupSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[96]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupSpec.ProtoReflect.Descriptor instead.
+func (*GroupSpec) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{96}
+}
+
+func (x *GroupSpec) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type RoleSpec struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Description   string                 `protobuf:"bytes,1,opt,name=description,proto3" json:"description,omitempty"`
+	Rules         []*Rule                `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoleSpec) Reset() {
+	*x = RoleSpec{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[97]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoleSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoleSpec) ProtoMessage() {}
+
+func (x *RoleSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[97]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoleSpec.ProtoReflect.Descriptor instead.
+func (*RoleSpec) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{97}
+}
+
+func (x *RoleSpec) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *RoleSpec) GetRules() []*Rule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+type ClusterSpec struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	Ceiling       string                 `protobuf:"bytes,2,opt,name=ceiling,proto3" json:"ceiling,omitempty"`
+	Budgets       *BudgetsSpec           `protobuf:"bytes,3,opt,name=budgets,proto3" json:"budgets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterSpec) Reset() {
+	*x = ClusterSpec{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[98]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterSpec) ProtoMessage() {}
+
+func (x *ClusterSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[98]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterSpec.ProtoReflect.Descriptor instead.
+func (*ClusterSpec) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{98}
+}
+
+func (x *ClusterSpec) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *ClusterSpec) GetCeiling() string {
+	if x != nil {
+		return x.Ceiling
+	}
+	return ""
+}
+
+func (x *ClusterSpec) GetBudgets() *BudgetsSpec {
+	if x != nil {
+		return x.Budgets
+	}
+	return nil
+}
+
+type BudgetsSpec struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Read          *durationpb.Duration   `protobuf:"bytes,1,opt,name=read,proto3" json:"read,omitempty"`
+	Write         *durationpb.Duration   `protobuf:"bytes,2,opt,name=write,proto3" json:"write,omitempty"`
+	Exec          *durationpb.Duration   `protobuf:"bytes,3,opt,name=exec,proto3" json:"exec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BudgetsSpec) Reset() {
+	*x = BudgetsSpec{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[99]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BudgetsSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BudgetsSpec) ProtoMessage() {}
+
+func (x *BudgetsSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[99]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BudgetsSpec.ProtoReflect.Descriptor instead.
+func (*BudgetsSpec) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{99}
+}
+
+func (x *BudgetsSpec) GetRead() *durationpb.Duration {
+	if x != nil {
+		return x.Read
+	}
+	return nil
+}
+
+func (x *BudgetsSpec) GetWrite() *durationpb.Duration {
+	if x != nil {
+		return x.Write
+	}
+	return nil
+}
+
+func (x *BudgetsSpec) GetExec() *durationpb.Duration {
+	if x != nil {
+		return x.Exec
+	}
+	return nil
+}
+
+type ExportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "project", "user", "group", "role", "cluster", "grant"; empty for all that the
+	// caller may read.
+	Kinds []string `protobuf:"bytes,1,rep,name=kinds,proto3" json:"kinds,omitempty"`
+	// Names or ids; empty for all.
+	Refs          []string `protobuf:"bytes,2,rep,name=refs,proto3" json:"refs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportRequest) Reset() {
+	*x = ExportRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[100]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportRequest) ProtoMessage() {}
+
+func (x *ExportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[100]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
+func (*ExportRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{100}
+}
+
+func (x *ExportRequest) GetKinds() []string {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
+func (x *ExportRequest) GetRefs() []string {
+	if x != nil {
+		return x.Refs
+	}
+	return nil
+}
+
+type ExportResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resources     []*Resource            `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportResponse) Reset() {
+	*x = ExportResponse{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[101]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportResponse) ProtoMessage() {}
+
+func (x *ExportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[101]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
+func (*ExportResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{101}
+}
+
+func (x *ExportResponse) GetResources() []*Resource {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+type ApplyRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Resources []*Resource            `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
+	// Only says what it would do.
+	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Refuses what exists already.
+	CreateOnly bool `protobuf:"varint,3,opt,name=create_only,json=createOnly,proto3" json:"create_only,omitempty"`
+	// Makes a one-time link for each new user.
+	Welcome       bool `protobuf:"varint,4,opt,name=welcome,proto3" json:"welcome,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyRequest) Reset() {
+	*x = ApplyRequest{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[102]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyRequest) ProtoMessage() {}
+
+func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[102]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
+func (*ApplyRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{102}
+}
+
+func (x *ApplyRequest) GetResources() []*Resource {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *ApplyRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *ApplyRequest) GetCreateOnly() bool {
+	if x != nil {
+		return x.CreateOnly
+	}
+	return false
+}
+
+func (x *ApplyRequest) GetWelcome() bool {
+	if x != nil {
+		return x.Welcome
+	}
+	return false
+}
+
+type ApplyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*ApplyResponse_Result
+	//	*ApplyResponse_Effect
+	Kind          isApplyResponse_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyResponse) Reset() {
+	*x = ApplyResponse{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[103]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyResponse) ProtoMessage() {}
+
+func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[103]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
+func (*ApplyResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{103}
+}
+
+func (x *ApplyResponse) GetKind() isApplyResponse_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *ApplyResponse) GetResult() *ApplyResult {
+	if x != nil {
+		if x, ok := x.Kind.(*ApplyResponse_Result); ok {
+			return x.Result
+		}
+	}
+	return nil
+}
+
+func (x *ApplyResponse) GetEffect() *Effect {
+	if x != nil {
+		if x, ok := x.Kind.(*ApplyResponse_Effect); ok {
+			return x.Effect
+		}
+	}
+	return nil
+}
+
+type isApplyResponse_Kind interface {
+	isApplyResponse_Kind()
+}
+
+type ApplyResponse_Result struct {
+	Result *ApplyResult `protobuf:"bytes,1,opt,name=result,proto3,oneof"`
+}
+
+type ApplyResponse_Effect struct {
+	Effect *Effect `protobuf:"bytes,2,opt,name=effect,proto3,oneof"`
+}
+
+func (*ApplyResponse_Result) isApplyResponse_Kind() {}
+
+func (*ApplyResponse_Effect) isApplyResponse_Kind() {}
+
+type ApplyResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Applied       []*Applied             `protobuf:"bytes,1,rep,name=applied,proto3" json:"applied,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyResult) Reset() {
+	*x = ApplyResult{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[104]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyResult) ProtoMessage() {}
+
+func (x *ApplyResult) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[104]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyResult.ProtoReflect.Descriptor instead.
+func (*ApplyResult) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{104}
+}
+
+func (x *ApplyResult) GetApplied() []*Applied {
+	if x != nil {
+		return x.Applied
+	}
+	return nil
+}
+
+type Applied struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Index into the request.
+	Index uint32 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// "created", "changed" or "unchanged".
+	Action        string    `protobuf:"bytes,2,opt,name=action,proto3" json:"action,omitempty"`
+	Id            string    `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	Before        *Resource `protobuf:"bytes,4,opt,name=before,proto3" json:"before,omitempty"`
+	After         *Resource `protobuf:"bytes,5,opt,name=after,proto3" json:"after,omitempty"`
+	WelcomeUrl    string    `protobuf:"bytes,6,opt,name=welcome_url,json=welcomeUrl,proto3" json:"welcome_url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Applied) Reset() {
+	*x = Applied{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[105]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Applied) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Applied) ProtoMessage() {}
+
+func (x *Applied) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[105]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Applied.ProtoReflect.Descriptor instead.
+func (*Applied) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{105}
+}
+
+func (x *Applied) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Applied) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *Applied) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Applied) GetBefore() *Resource {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *Applied) GetAfter() *Resource {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *Applied) GetWelcomeUrl() string {
+	if x != nil {
+		return x.WelcomeUrl
+	}
+	return ""
+}
+
+// ApplyProblems is the detail of the error that Apply refuses a set with.
+type ApplyProblems struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Problems      []*ApplyProblem        `protobuf:"bytes,1,rep,name=problems,proto3" json:"problems,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyProblems) Reset() {
+	*x = ApplyProblems{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[106]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyProblems) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyProblems) ProtoMessage() {}
+
+func (x *ApplyProblems) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[106]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyProblems.ProtoReflect.Descriptor instead.
+func (*ApplyProblems) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{106}
+}
+
+func (x *ApplyProblems) GetProblems() []*ApplyProblem {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+type ApplyProblem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Index uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// As in YAML: "spec.members[2]".
+	Field         string `protobuf:"bytes,2,opt,name=field,proto3" json:"field,omitempty"`
+	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Hint          string `protobuf:"bytes,4,opt,name=hint,proto3" json:"hint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyProblem) Reset() {
+	*x = ApplyProblem{}
+	mi := &file_sallyport_v1_admin_proto_msgTypes[107]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyProblem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyProblem) ProtoMessage() {}
+
+func (x *ApplyProblem) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_v1_admin_proto_msgTypes[107]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyProblem.ProtoReflect.Descriptor instead.
+func (*ApplyProblem) Descriptor() ([]byte, []int) {
+	return file_sallyport_v1_admin_proto_rawDescGZIP(), []int{107}
+}
+
+func (x *ApplyProblem) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *ApplyProblem) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *ApplyProblem) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ApplyProblem) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
+}
+
 var File_sallyport_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x18sallyport/v1/admin.proto\x12\fsallyport.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1csallyport/v1/directory.proto\"\x0f\n" +
+	"\x18sallyport/v1/admin.proto\x12\fsallyport.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1csallyport/v1/directory.proto\"\x0f\n" +
 	"\rWhoamiRequest\"\xc0\x01\n" +
 	"\x0eWhoamiResponse\x12\x10\n" +
 	"\x03via\x18\x01 \x01(\tR\x03via\x12\x17\n" +
@@ -5558,7 +6578,69 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
-	"\x04what\x18\x04 \x01(\tR\x04what2\xe7 \n" +
+	"\x04what\x18\x04 \x01(\tR\x04what\"\xdb\x02\n" +
+	"\bResource\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
+	"\aproject\x18\x02 \x01(\v2\x19.sallyport.v1.ProjectSpecH\x00R\aproject\x12,\n" +
+	"\x04user\x18\x03 \x01(\v2\x16.sallyport.v1.UserSpecH\x00R\x04user\x12/\n" +
+	"\x05group\x18\x04 \x01(\v2\x17.sallyport.v1.GroupSpecH\x00R\x05group\x12,\n" +
+	"\x04role\x18\x05 \x01(\v2\x16.sallyport.v1.RoleSpecH\x00R\x04role\x125\n" +
+	"\acluster\x18\x06 \x01(\v2\x19.sallyport.v1.ClusterSpecH\x00R\acluster\x128\n" +
+	"\x05grant\x18\a \x01(\v2 .sallyport.v1.CreateGrantRequestH\x00R\x05grantB\x06\n" +
+	"\x04spec\"\r\n" +
+	"\vProjectSpec\"z\n" +
+	"\bUserSpec\x12!\n" +
+	"\fdisplay_name\x18\x01 \x01(\tR\vdisplayName\x12\x1c\n" +
+	"\tsuspended\x18\x02 \x01(\bR\tsuspended\x12-\n" +
+	"\x05admin\x18\x03 \x03(\v2\x17.sallyport.v1.AdminSpecR\x05admin\"9\n" +
+	"\tAdminSpec\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x18\n" +
+	"\aproject\x18\x02 \x01(\tR\aproject\"%\n" +
+	"\tGroupSpec\x12\x18\n" +
+	"\amembers\x18\x01 \x03(\tR\amembers\"V\n" +
+	"\bRoleSpec\x12 \n" +
+	"\vdescription\x18\x01 \x01(\tR\vdescription\x12(\n" +
+	"\x05rules\x18\x02 \x03(\v2\x12.sallyport.v1.RuleR\x05rules\"v\n" +
+	"\vClusterSpec\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x18\n" +
+	"\aceiling\x18\x02 \x01(\tR\aceiling\x123\n" +
+	"\abudgets\x18\x03 \x01(\v2\x19.sallyport.v1.BudgetsSpecR\abudgets\"\x9c\x01\n" +
+	"\vBudgetsSpec\x12-\n" +
+	"\x04read\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x04read\x12/\n" +
+	"\x05write\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05write\x12-\n" +
+	"\x04exec\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04exec\"9\n" +
+	"\rExportRequest\x12\x14\n" +
+	"\x05kinds\x18\x01 \x03(\tR\x05kinds\x12\x12\n" +
+	"\x04refs\x18\x02 \x03(\tR\x04refs\"F\n" +
+	"\x0eExportResponse\x124\n" +
+	"\tresources\x18\x01 \x03(\v2\x16.sallyport.v1.ResourceR\tresources\"\x98\x01\n" +
+	"\fApplyRequest\x124\n" +
+	"\tresources\x18\x01 \x03(\v2\x16.sallyport.v1.ResourceR\tresources\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x1f\n" +
+	"\vcreate_only\x18\x03 \x01(\bR\n" +
+	"createOnly\x12\x18\n" +
+	"\awelcome\x18\x04 \x01(\bR\awelcome\"|\n" +
+	"\rApplyResponse\x123\n" +
+	"\x06result\x18\x01 \x01(\v2\x19.sallyport.v1.ApplyResultH\x00R\x06result\x12.\n" +
+	"\x06effect\x18\x02 \x01(\v2\x14.sallyport.v1.EffectH\x00R\x06effectB\x06\n" +
+	"\x04kind\">\n" +
+	"\vApplyResult\x12/\n" +
+	"\aapplied\x18\x01 \x03(\v2\x15.sallyport.v1.AppliedR\aapplied\"\xc6\x01\n" +
+	"\aApplied\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\rR\x05index\x12\x16\n" +
+	"\x06action\x18\x02 \x01(\tR\x06action\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12.\n" +
+	"\x06before\x18\x04 \x01(\v2\x16.sallyport.v1.ResourceR\x06before\x12,\n" +
+	"\x05after\x18\x05 \x01(\v2\x16.sallyport.v1.ResourceR\x05after\x12\x1f\n" +
+	"\vwelcome_url\x18\x06 \x01(\tR\n" +
+	"welcomeUrl\"G\n" +
+	"\rApplyProblems\x126\n" +
+	"\bproblems\x18\x01 \x03(\v2\x1a.sallyport.v1.ApplyProblemR\bproblems\"h\n" +
+	"\fApplyProblem\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\rR\x05index\x12\x14\n" +
+	"\x05field\x18\x02 \x01(\tR\x05field\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12\x12\n" +
+	"\x04hint\x18\x04 \x01(\tR\x04hint2\xf0!\n" +
 	"\fAdminService\x12C\n" +
 	"\x06Whoami\x12\x1b.sallyport.v1.WhoamiRequest\x1a\x1c.sallyport.v1.WhoamiResponse\x12O\n" +
 	"\n" +
@@ -5627,7 +6709,9 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\vSearchAudit\x12 .sallyport.v1.SearchAuditRequest\x1a\x19.sallyport.v1.AuditRecord0\x01\x12P\n" +
 	"\x0eGetAuditRecord\x12#.sallyport.v1.GetAuditRecordRequest\x1a\x19.sallyport.v1.AuditRecord\x129\n" +
 	"\x05GetCA\x12\x1a.sallyport.v1.GetCARequest\x1a\x14.sallyport.v1.CAInfo\x12[\n" +
-	"\x0ePreviewRemoval\x12#.sallyport.v1.PreviewRemovalRequest\x1a$.sallyport.v1.PreviewRemovalResponseB@Z>github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1;apiv1b\x06proto3"
+	"\x0ePreviewRemoval\x12#.sallyport.v1.PreviewRemovalRequest\x1a$.sallyport.v1.PreviewRemovalResponse\x12C\n" +
+	"\x06Export\x12\x1b.sallyport.v1.ExportRequest\x1a\x1c.sallyport.v1.ExportResponse\x12B\n" +
+	"\x05Apply\x12\x1a.sallyport.v1.ApplyRequest\x1a\x1b.sallyport.v1.ApplyResponse0\x01B@Z>github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1;apiv1b\x06proto3"
 
 var (
 	file_sallyport_v1_admin_proto_rawDescOnce sync.Once
@@ -5641,7 +6725,7 @@ func file_sallyport_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sallyport_v1_admin_proto_rawDescData
 }
 
-var file_sallyport_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 93)
+var file_sallyport_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 109)
 var file_sallyport_v1_admin_proto_goTypes = []any{
 	(*WhoamiRequest)(nil),             // 0: sallyport.v1.WhoamiRequest
 	(*WhoamiResponse)(nil),            // 1: sallyport.v1.WhoamiResponse
@@ -5735,193 +6819,235 @@ var file_sallyport_v1_admin_proto_goTypes = []any{
 	(*PreviewRemovalRequest)(nil),     // 89: sallyport.v1.PreviewRemovalRequest
 	(*PreviewRemovalResponse)(nil),    // 90: sallyport.v1.PreviewRemovalResponse
 	(*Consequence)(nil),               // 91: sallyport.v1.Consequence
-	nil,                               // 92: sallyport.v1.WhyRequest.NamespaceLabelsEntry
-	(*AdminBinding)(nil),              // 93: sallyport.v1.AdminBinding
-	(*timestamppb.Timestamp)(nil),     // 94: google.protobuf.Timestamp
-	(*User)(nil),                      // 95: sallyport.v1.User
-	(*Group)(nil),                     // 96: sallyport.v1.Group
-	(*Project)(nil),                   // 97: sallyport.v1.Project
-	(*Cluster)(nil),                   // 98: sallyport.v1.Cluster
-	(*Agent)(nil),                     // 99: sallyport.v1.Agent
-	(*Role)(nil),                      // 100: sallyport.v1.Role
-	(*Grant)(nil),                     // 101: sallyport.v1.Grant
-	(*Device)(nil),                    // 102: sallyport.v1.Device
-	(*StalenessBudgets)(nil),          // 103: sallyport.v1.StalenessBudgets
-	(*Session)(nil),                   // 104: sallyport.v1.Session
+	(*Resource)(nil),                  // 92: sallyport.v1.Resource
+	(*ProjectSpec)(nil),               // 93: sallyport.v1.ProjectSpec
+	(*UserSpec)(nil),                  // 94: sallyport.v1.UserSpec
+	(*AdminSpec)(nil),                 // 95: sallyport.v1.AdminSpec
+	(*GroupSpec)(nil),                 // 96: sallyport.v1.GroupSpec
+	(*RoleSpec)(nil),                  // 97: sallyport.v1.RoleSpec
+	(*ClusterSpec)(nil),               // 98: sallyport.v1.ClusterSpec
+	(*BudgetsSpec)(nil),               // 99: sallyport.v1.BudgetsSpec
+	(*ExportRequest)(nil),             // 100: sallyport.v1.ExportRequest
+	(*ExportResponse)(nil),            // 101: sallyport.v1.ExportResponse
+	(*ApplyRequest)(nil),              // 102: sallyport.v1.ApplyRequest
+	(*ApplyResponse)(nil),             // 103: sallyport.v1.ApplyResponse
+	(*ApplyResult)(nil),               // 104: sallyport.v1.ApplyResult
+	(*Applied)(nil),                   // 105: sallyport.v1.Applied
+	(*ApplyProblems)(nil),             // 106: sallyport.v1.ApplyProblems
+	(*ApplyProblem)(nil),              // 107: sallyport.v1.ApplyProblem
+	nil,                               // 108: sallyport.v1.WhyRequest.NamespaceLabelsEntry
+	(*AdminBinding)(nil),              // 109: sallyport.v1.AdminBinding
+	(*timestamppb.Timestamp)(nil),     // 110: google.protobuf.Timestamp
+	(*User)(nil),                      // 111: sallyport.v1.User
+	(*Group)(nil),                     // 112: sallyport.v1.Group
+	(*Project)(nil),                   // 113: sallyport.v1.Project
+	(*Cluster)(nil),                   // 114: sallyport.v1.Cluster
+	(*Agent)(nil),                     // 115: sallyport.v1.Agent
+	(*Role)(nil),                      // 116: sallyport.v1.Role
+	(*Grant)(nil),                     // 117: sallyport.v1.Grant
+	(*Device)(nil),                    // 118: sallyport.v1.Device
+	(*StalenessBudgets)(nil),          // 119: sallyport.v1.StalenessBudgets
+	(*Session)(nil),                   // 120: sallyport.v1.Session
+	(*Rule)(nil),                      // 121: sallyport.v1.Rule
+	(*durationpb.Duration)(nil),       // 122: google.protobuf.Duration
 }
 var file_sallyport_v1_admin_proto_depIdxs = []int32{
-	93,  // 0: sallyport.v1.WhoamiResponse.admin:type_name -> sallyport.v1.AdminBinding
+	109, // 0: sallyport.v1.WhoamiResponse.admin:type_name -> sallyport.v1.AdminBinding
 	3,   // 1: sallyport.v1.Effect.committed:type_name -> sallyport.v1.Committed
 	4,   // 2: sallyport.v1.Effect.agent:type_name -> sallyport.v1.AgentEffect
-	94,  // 3: sallyport.v1.Committed.at:type_name -> google.protobuf.Timestamp
-	94,  // 4: sallyport.v1.AgentEffect.last_seen:type_name -> google.protobuf.Timestamp
-	94,  // 5: sallyport.v1.AgentEffect.exec_stale_at:type_name -> google.protobuf.Timestamp
-	94,  // 6: sallyport.v1.AgentEffect.write_stale_at:type_name -> google.protobuf.Timestamp
-	94,  // 7: sallyport.v1.AgentEffect.read_stale_at:type_name -> google.protobuf.Timestamp
-	95,  // 8: sallyport.v1.CreateUserResponse.user:type_name -> sallyport.v1.User
-	95,  // 9: sallyport.v1.ListUsersResponse.users:type_name -> sallyport.v1.User
-	95,  // 10: sallyport.v1.BindAdminResponse.user:type_name -> sallyport.v1.User
-	95,  // 11: sallyport.v1.ResetSecondFactorResponse.user:type_name -> sallyport.v1.User
-	95,  // 12: sallyport.v1.LinkIdentityResponse.user:type_name -> sallyport.v1.User
-	96,  // 13: sallyport.v1.ListGroupsResponse.groups:type_name -> sallyport.v1.Group
-	97,  // 14: sallyport.v1.ListProjectsResponse.projects:type_name -> sallyport.v1.Project
-	98,  // 15: sallyport.v1.CreateClusterResponse.cluster:type_name -> sallyport.v1.Cluster
-	94,  // 16: sallyport.v1.CreateClusterResponse.token_expires_at:type_name -> google.protobuf.Timestamp
+	110, // 3: sallyport.v1.Committed.at:type_name -> google.protobuf.Timestamp
+	110, // 4: sallyport.v1.AgentEffect.last_seen:type_name -> google.protobuf.Timestamp
+	110, // 5: sallyport.v1.AgentEffect.exec_stale_at:type_name -> google.protobuf.Timestamp
+	110, // 6: sallyport.v1.AgentEffect.write_stale_at:type_name -> google.protobuf.Timestamp
+	110, // 7: sallyport.v1.AgentEffect.read_stale_at:type_name -> google.protobuf.Timestamp
+	111, // 8: sallyport.v1.CreateUserResponse.user:type_name -> sallyport.v1.User
+	111, // 9: sallyport.v1.ListUsersResponse.users:type_name -> sallyport.v1.User
+	111, // 10: sallyport.v1.BindAdminResponse.user:type_name -> sallyport.v1.User
+	111, // 11: sallyport.v1.ResetSecondFactorResponse.user:type_name -> sallyport.v1.User
+	111, // 12: sallyport.v1.LinkIdentityResponse.user:type_name -> sallyport.v1.User
+	112, // 13: sallyport.v1.ListGroupsResponse.groups:type_name -> sallyport.v1.Group
+	113, // 14: sallyport.v1.ListProjectsResponse.projects:type_name -> sallyport.v1.Project
+	114, // 15: sallyport.v1.CreateClusterResponse.cluster:type_name -> sallyport.v1.Cluster
+	110, // 16: sallyport.v1.CreateClusterResponse.token_expires_at:type_name -> google.protobuf.Timestamp
 	36,  // 17: sallyport.v1.ListClustersResponse.clusters:type_name -> sallyport.v1.ClusterStatus
-	98,  // 18: sallyport.v1.ClusterStatus.cluster:type_name -> sallyport.v1.Cluster
+	114, // 18: sallyport.v1.ClusterStatus.cluster:type_name -> sallyport.v1.Cluster
 	37,  // 19: sallyport.v1.ClusterStatus.agents:type_name -> sallyport.v1.AgentStatus
-	99,  // 20: sallyport.v1.AgentStatus.agent:type_name -> sallyport.v1.Agent
-	94,  // 21: sallyport.v1.AgentStatus.last_seen:type_name -> google.protobuf.Timestamp
-	94,  // 22: sallyport.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	92,  // 23: sallyport.v1.WhyRequest.namespace_labels:type_name -> sallyport.v1.WhyRequest.NamespaceLabelsEntry
-	100, // 24: sallyport.v1.ListRolesResponse.roles:type_name -> sallyport.v1.Role
-	100, // 25: sallyport.v1.CreateRoleRequest.role:type_name -> sallyport.v1.Role
-	100, // 26: sallyport.v1.ChangeRoleRequest.role:type_name -> sallyport.v1.Role
-	94,  // 27: sallyport.v1.CreateGrantRequest.expires_at:type_name -> google.protobuf.Timestamp
+	115, // 20: sallyport.v1.AgentStatus.agent:type_name -> sallyport.v1.Agent
+	110, // 21: sallyport.v1.AgentStatus.last_seen:type_name -> google.protobuf.Timestamp
+	110, // 22: sallyport.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	108, // 23: sallyport.v1.WhyRequest.namespace_labels:type_name -> sallyport.v1.WhyRequest.NamespaceLabelsEntry
+	116, // 24: sallyport.v1.ListRolesResponse.roles:type_name -> sallyport.v1.Role
+	116, // 25: sallyport.v1.CreateRoleRequest.role:type_name -> sallyport.v1.Role
+	116, // 26: sallyport.v1.ChangeRoleRequest.role:type_name -> sallyport.v1.Role
+	110, // 27: sallyport.v1.CreateGrantRequest.expires_at:type_name -> google.protobuf.Timestamp
 	53,  // 28: sallyport.v1.ListGrantsResponse.grants:type_name -> sallyport.v1.GrantView
-	101, // 29: sallyport.v1.GrantView.grant:type_name -> sallyport.v1.Grant
+	117, // 29: sallyport.v1.GrantView.grant:type_name -> sallyport.v1.Grant
 	57,  // 30: sallyport.v1.ListDevicesResponse.devices:type_name -> sallyport.v1.DeviceView
-	102, // 31: sallyport.v1.DeviceView.device:type_name -> sallyport.v1.Device
-	94,  // 32: sallyport.v1.DeviceView.session_expires_at:type_name -> google.protobuf.Timestamp
-	94,  // 33: sallyport.v1.SearchAuditRequest.since:type_name -> google.protobuf.Timestamp
-	94,  // 34: sallyport.v1.SearchAuditRequest.until:type_name -> google.protobuf.Timestamp
-	95,  // 35: sallyport.v1.UserDetail.user:type_name -> sallyport.v1.User
+	118, // 31: sallyport.v1.DeviceView.device:type_name -> sallyport.v1.Device
+	110, // 32: sallyport.v1.DeviceView.session_expires_at:type_name -> google.protobuf.Timestamp
+	110, // 33: sallyport.v1.SearchAuditRequest.since:type_name -> google.protobuf.Timestamp
+	110, // 34: sallyport.v1.SearchAuditRequest.until:type_name -> google.protobuf.Timestamp
+	111, // 35: sallyport.v1.UserDetail.user:type_name -> sallyport.v1.User
 	53,  // 36: sallyport.v1.UserDetail.grants:type_name -> sallyport.v1.GrantView
 	57,  // 37: sallyport.v1.UserDetail.devices:type_name -> sallyport.v1.DeviceView
 	82,  // 38: sallyport.v1.UserDetail.sessions:type_name -> sallyport.v1.SessionView
-	96,  // 39: sallyport.v1.GroupDetail.group:type_name -> sallyport.v1.Group
+	112, // 39: sallyport.v1.GroupDetail.group:type_name -> sallyport.v1.Group
 	53,  // 40: sallyport.v1.GroupDetail.grants:type_name -> sallyport.v1.GrantView
-	97,  // 41: sallyport.v1.ProjectDetail.project:type_name -> sallyport.v1.Project
+	113, // 41: sallyport.v1.ProjectDetail.project:type_name -> sallyport.v1.Project
 	53,  // 42: sallyport.v1.ProjectDetail.grants:type_name -> sallyport.v1.GrantView
 	36,  // 43: sallyport.v1.ClusterDetail.status:type_name -> sallyport.v1.ClusterStatus
 	53,  // 44: sallyport.v1.ClusterDetail.grants:type_name -> sallyport.v1.GrantView
 	75,  // 45: sallyport.v1.ClusterDetail.tokens:type_name -> sallyport.v1.JoinTokenView
-	103, // 46: sallyport.v1.SetBudgetsRequest.budgets:type_name -> sallyport.v1.StalenessBudgets
+	119, // 46: sallyport.v1.SetBudgetsRequest.budgets:type_name -> sallyport.v1.StalenessBudgets
 	75,  // 47: sallyport.v1.ListJoinTokensResponse.tokens:type_name -> sallyport.v1.JoinTokenView
-	94,  // 48: sallyport.v1.JoinTokenView.created_at:type_name -> google.protobuf.Timestamp
-	94,  // 49: sallyport.v1.JoinTokenView.expires_at:type_name -> google.protobuf.Timestamp
-	94,  // 50: sallyport.v1.JoinTokenView.used_at:type_name -> google.protobuf.Timestamp
+	110, // 48: sallyport.v1.JoinTokenView.created_at:type_name -> google.protobuf.Timestamp
+	110, // 49: sallyport.v1.JoinTokenView.expires_at:type_name -> google.protobuf.Timestamp
+	110, // 50: sallyport.v1.JoinTokenView.used_at:type_name -> google.protobuf.Timestamp
 	57,  // 51: sallyport.v1.DeviceDetail.device:type_name -> sallyport.v1.DeviceView
 	82,  // 52: sallyport.v1.DeviceDetail.sessions:type_name -> sallyport.v1.SessionView
 	82,  // 53: sallyport.v1.ListSessionsResponse.sessions:type_name -> sallyport.v1.SessionView
-	104, // 54: sallyport.v1.SessionView.session:type_name -> sallyport.v1.Session
+	120, // 54: sallyport.v1.SessionView.session:type_name -> sallyport.v1.Session
 	88,  // 55: sallyport.v1.CAInfo.certificates:type_name -> sallyport.v1.CACertificate
-	94,  // 56: sallyport.v1.CACertificate.not_before:type_name -> google.protobuf.Timestamp
-	94,  // 57: sallyport.v1.CACertificate.not_after:type_name -> google.protobuf.Timestamp
+	110, // 56: sallyport.v1.CACertificate.not_before:type_name -> google.protobuf.Timestamp
+	110, // 57: sallyport.v1.CACertificate.not_after:type_name -> google.protobuf.Timestamp
 	91,  // 58: sallyport.v1.PreviewRemovalResponse.consequences:type_name -> sallyport.v1.Consequence
-	0,   // 59: sallyport.v1.AdminService.Whoami:input_type -> sallyport.v1.WhoamiRequest
-	5,   // 60: sallyport.v1.AdminService.CreateUser:input_type -> sallyport.v1.CreateUserRequest
-	7,   // 61: sallyport.v1.AdminService.ListUsers:input_type -> sallyport.v1.ListUsersRequest
-	61,  // 62: sallyport.v1.AdminService.GetUser:input_type -> sallyport.v1.GetUserRequest
-	63,  // 63: sallyport.v1.AdminService.UpdateUser:input_type -> sallyport.v1.UpdateUserRequest
-	9,   // 64: sallyport.v1.AdminService.DeleteUser:input_type -> sallyport.v1.DeleteUserRequest
-	10,  // 65: sallyport.v1.AdminService.SetPassword:input_type -> sallyport.v1.SetPasswordRequest
-	12,  // 66: sallyport.v1.AdminService.SuspendUser:input_type -> sallyport.v1.SuspendUserRequest
-	13,  // 67: sallyport.v1.AdminService.ResumeUser:input_type -> sallyport.v1.ResumeUserRequest
-	15,  // 68: sallyport.v1.AdminService.BindAdmin:input_type -> sallyport.v1.BindAdminRequest
-	15,  // 69: sallyport.v1.AdminService.UnbindAdmin:input_type -> sallyport.v1.BindAdminRequest
-	17,  // 70: sallyport.v1.AdminService.ResetSecondFactor:input_type -> sallyport.v1.ResetSecondFactorRequest
-	19,  // 71: sallyport.v1.AdminService.LinkIdentity:input_type -> sallyport.v1.LinkIdentityRequest
-	21,  // 72: sallyport.v1.AdminService.UnlinkIdentity:input_type -> sallyport.v1.UnlinkIdentityRequest
-	22,  // 73: sallyport.v1.AdminService.CreateGroup:input_type -> sallyport.v1.CreateGroupRequest
-	23,  // 74: sallyport.v1.AdminService.ListGroups:input_type -> sallyport.v1.ListGroupsRequest
-	64,  // 75: sallyport.v1.AdminService.GetGroup:input_type -> sallyport.v1.GetGroupRequest
-	66,  // 76: sallyport.v1.AdminService.RenameGroup:input_type -> sallyport.v1.RenameGroupRequest
-	25,  // 77: sallyport.v1.AdminService.AddMember:input_type -> sallyport.v1.MemberRequest
-	25,  // 78: sallyport.v1.AdminService.RemoveMember:input_type -> sallyport.v1.MemberRequest
-	26,  // 79: sallyport.v1.AdminService.DeleteGroup:input_type -> sallyport.v1.DeleteGroupRequest
-	27,  // 80: sallyport.v1.AdminService.CreateProject:input_type -> sallyport.v1.CreateProjectRequest
-	28,  // 81: sallyport.v1.AdminService.ListProjects:input_type -> sallyport.v1.ListProjectsRequest
-	67,  // 82: sallyport.v1.AdminService.GetProject:input_type -> sallyport.v1.GetProjectRequest
-	69,  // 83: sallyport.v1.AdminService.RenameProject:input_type -> sallyport.v1.RenameProjectRequest
-	30,  // 84: sallyport.v1.AdminService.DeleteProject:input_type -> sallyport.v1.DeleteProjectRequest
-	32,  // 85: sallyport.v1.AdminService.CreateCluster:input_type -> sallyport.v1.CreateClusterRequest
-	34,  // 86: sallyport.v1.AdminService.ListClusters:input_type -> sallyport.v1.ListClustersRequest
-	70,  // 87: sallyport.v1.AdminService.GetCluster:input_type -> sallyport.v1.GetClusterRequest
-	72,  // 88: sallyport.v1.AdminService.SetBudgets:input_type -> sallyport.v1.SetBudgetsRequest
-	38,  // 89: sallyport.v1.AdminService.CreateJoinToken:input_type -> sallyport.v1.CreateJoinTokenRequest
-	73,  // 90: sallyport.v1.AdminService.ListJoinTokens:input_type -> sallyport.v1.ListJoinTokensRequest
-	76,  // 91: sallyport.v1.AdminService.DeleteJoinToken:input_type -> sallyport.v1.DeleteJoinTokenRequest
-	40,  // 92: sallyport.v1.AdminService.DeleteCluster:input_type -> sallyport.v1.DeleteClusterRequest
-	41,  // 93: sallyport.v1.AdminService.RemoveAgent:input_type -> sallyport.v1.RemoveAgentRequest
-	43,  // 94: sallyport.v1.AdminService.Why:input_type -> sallyport.v1.WhyRequest
-	45,  // 95: sallyport.v1.AdminService.ListRoles:input_type -> sallyport.v1.ListRolesRequest
-	47,  // 96: sallyport.v1.AdminService.CreateRole:input_type -> sallyport.v1.CreateRoleRequest
-	48,  // 97: sallyport.v1.AdminService.ChangeRole:input_type -> sallyport.v1.ChangeRoleRequest
-	49,  // 98: sallyport.v1.AdminService.DeleteRole:input_type -> sallyport.v1.DeleteRoleRequest
-	50,  // 99: sallyport.v1.AdminService.CreateGrant:input_type -> sallyport.v1.CreateGrantRequest
-	51,  // 100: sallyport.v1.AdminService.ListGrants:input_type -> sallyport.v1.ListGrantsRequest
-	77,  // 101: sallyport.v1.AdminService.GetGrant:input_type -> sallyport.v1.GetGrantRequest
-	54,  // 102: sallyport.v1.AdminService.DeleteGrant:input_type -> sallyport.v1.DeleteGrantRequest
-	55,  // 103: sallyport.v1.AdminService.ListDevices:input_type -> sallyport.v1.ListDevicesRequest
-	78,  // 104: sallyport.v1.AdminService.GetDevice:input_type -> sallyport.v1.GetDeviceRequest
-	58,  // 105: sallyport.v1.AdminService.RevokeDevice:input_type -> sallyport.v1.RevokeDeviceRequest
-	80,  // 106: sallyport.v1.AdminService.ListSessions:input_type -> sallyport.v1.ListSessionsRequest
-	83,  // 107: sallyport.v1.AdminService.GetSession:input_type -> sallyport.v1.GetSessionRequest
-	84,  // 108: sallyport.v1.AdminService.EndSession:input_type -> sallyport.v1.EndSessionRequest
-	59,  // 109: sallyport.v1.AdminService.SearchAudit:input_type -> sallyport.v1.SearchAuditRequest
-	85,  // 110: sallyport.v1.AdminService.GetAuditRecord:input_type -> sallyport.v1.GetAuditRecordRequest
-	86,  // 111: sallyport.v1.AdminService.GetCA:input_type -> sallyport.v1.GetCARequest
-	89,  // 112: sallyport.v1.AdminService.PreviewRemoval:input_type -> sallyport.v1.PreviewRemovalRequest
-	1,   // 113: sallyport.v1.AdminService.Whoami:output_type -> sallyport.v1.WhoamiResponse
-	6,   // 114: sallyport.v1.AdminService.CreateUser:output_type -> sallyport.v1.CreateUserResponse
-	8,   // 115: sallyport.v1.AdminService.ListUsers:output_type -> sallyport.v1.ListUsersResponse
-	62,  // 116: sallyport.v1.AdminService.GetUser:output_type -> sallyport.v1.UserDetail
-	95,  // 117: sallyport.v1.AdminService.UpdateUser:output_type -> sallyport.v1.User
-	2,   // 118: sallyport.v1.AdminService.DeleteUser:output_type -> sallyport.v1.Effect
-	11,  // 119: sallyport.v1.AdminService.SetPassword:output_type -> sallyport.v1.SetPasswordResponse
-	2,   // 120: sallyport.v1.AdminService.SuspendUser:output_type -> sallyport.v1.Effect
-	14,  // 121: sallyport.v1.AdminService.ResumeUser:output_type -> sallyport.v1.ResumeUserResponse
-	16,  // 122: sallyport.v1.AdminService.BindAdmin:output_type -> sallyport.v1.BindAdminResponse
-	16,  // 123: sallyport.v1.AdminService.UnbindAdmin:output_type -> sallyport.v1.BindAdminResponse
-	18,  // 124: sallyport.v1.AdminService.ResetSecondFactor:output_type -> sallyport.v1.ResetSecondFactorResponse
-	20,  // 125: sallyport.v1.AdminService.LinkIdentity:output_type -> sallyport.v1.LinkIdentityResponse
-	20,  // 126: sallyport.v1.AdminService.UnlinkIdentity:output_type -> sallyport.v1.LinkIdentityResponse
-	96,  // 127: sallyport.v1.AdminService.CreateGroup:output_type -> sallyport.v1.Group
-	24,  // 128: sallyport.v1.AdminService.ListGroups:output_type -> sallyport.v1.ListGroupsResponse
-	65,  // 129: sallyport.v1.AdminService.GetGroup:output_type -> sallyport.v1.GroupDetail
-	96,  // 130: sallyport.v1.AdminService.RenameGroup:output_type -> sallyport.v1.Group
-	96,  // 131: sallyport.v1.AdminService.AddMember:output_type -> sallyport.v1.Group
-	2,   // 132: sallyport.v1.AdminService.RemoveMember:output_type -> sallyport.v1.Effect
-	2,   // 133: sallyport.v1.AdminService.DeleteGroup:output_type -> sallyport.v1.Effect
-	97,  // 134: sallyport.v1.AdminService.CreateProject:output_type -> sallyport.v1.Project
-	29,  // 135: sallyport.v1.AdminService.ListProjects:output_type -> sallyport.v1.ListProjectsResponse
-	68,  // 136: sallyport.v1.AdminService.GetProject:output_type -> sallyport.v1.ProjectDetail
-	97,  // 137: sallyport.v1.AdminService.RenameProject:output_type -> sallyport.v1.Project
-	31,  // 138: sallyport.v1.AdminService.DeleteProject:output_type -> sallyport.v1.DeleteProjectResponse
-	33,  // 139: sallyport.v1.AdminService.CreateCluster:output_type -> sallyport.v1.CreateClusterResponse
-	35,  // 140: sallyport.v1.AdminService.ListClusters:output_type -> sallyport.v1.ListClustersResponse
-	71,  // 141: sallyport.v1.AdminService.GetCluster:output_type -> sallyport.v1.ClusterDetail
-	2,   // 142: sallyport.v1.AdminService.SetBudgets:output_type -> sallyport.v1.Effect
-	39,  // 143: sallyport.v1.AdminService.CreateJoinToken:output_type -> sallyport.v1.CreateJoinTokenResponse
-	74,  // 144: sallyport.v1.AdminService.ListJoinTokens:output_type -> sallyport.v1.ListJoinTokensResponse
-	75,  // 145: sallyport.v1.AdminService.DeleteJoinToken:output_type -> sallyport.v1.JoinTokenView
-	2,   // 146: sallyport.v1.AdminService.DeleteCluster:output_type -> sallyport.v1.Effect
-	42,  // 147: sallyport.v1.AdminService.RemoveAgent:output_type -> sallyport.v1.RemoveAgentResponse
-	44,  // 148: sallyport.v1.AdminService.Why:output_type -> sallyport.v1.WhyResponse
-	46,  // 149: sallyport.v1.AdminService.ListRoles:output_type -> sallyport.v1.ListRolesResponse
-	100, // 150: sallyport.v1.AdminService.CreateRole:output_type -> sallyport.v1.Role
-	2,   // 151: sallyport.v1.AdminService.ChangeRole:output_type -> sallyport.v1.Effect
-	2,   // 152: sallyport.v1.AdminService.DeleteRole:output_type -> sallyport.v1.Effect
-	101, // 153: sallyport.v1.AdminService.CreateGrant:output_type -> sallyport.v1.Grant
-	52,  // 154: sallyport.v1.AdminService.ListGrants:output_type -> sallyport.v1.ListGrantsResponse
-	53,  // 155: sallyport.v1.AdminService.GetGrant:output_type -> sallyport.v1.GrantView
-	2,   // 156: sallyport.v1.AdminService.DeleteGrant:output_type -> sallyport.v1.Effect
-	56,  // 157: sallyport.v1.AdminService.ListDevices:output_type -> sallyport.v1.ListDevicesResponse
-	79,  // 158: sallyport.v1.AdminService.GetDevice:output_type -> sallyport.v1.DeviceDetail
-	2,   // 159: sallyport.v1.AdminService.RevokeDevice:output_type -> sallyport.v1.Effect
-	81,  // 160: sallyport.v1.AdminService.ListSessions:output_type -> sallyport.v1.ListSessionsResponse
-	82,  // 161: sallyport.v1.AdminService.GetSession:output_type -> sallyport.v1.SessionView
-	2,   // 162: sallyport.v1.AdminService.EndSession:output_type -> sallyport.v1.Effect
-	60,  // 163: sallyport.v1.AdminService.SearchAudit:output_type -> sallyport.v1.AuditRecord
-	60,  // 164: sallyport.v1.AdminService.GetAuditRecord:output_type -> sallyport.v1.AuditRecord
-	87,  // 165: sallyport.v1.AdminService.GetCA:output_type -> sallyport.v1.CAInfo
-	90,  // 166: sallyport.v1.AdminService.PreviewRemoval:output_type -> sallyport.v1.PreviewRemovalResponse
-	113, // [113:167] is the sub-list for method output_type
-	59,  // [59:113] is the sub-list for method input_type
-	59,  // [59:59] is the sub-list for extension type_name
-	59,  // [59:59] is the sub-list for extension extendee
-	0,   // [0:59] is the sub-list for field type_name
+	93,  // 59: sallyport.v1.Resource.project:type_name -> sallyport.v1.ProjectSpec
+	94,  // 60: sallyport.v1.Resource.user:type_name -> sallyport.v1.UserSpec
+	96,  // 61: sallyport.v1.Resource.group:type_name -> sallyport.v1.GroupSpec
+	97,  // 62: sallyport.v1.Resource.role:type_name -> sallyport.v1.RoleSpec
+	98,  // 63: sallyport.v1.Resource.cluster:type_name -> sallyport.v1.ClusterSpec
+	50,  // 64: sallyport.v1.Resource.grant:type_name -> sallyport.v1.CreateGrantRequest
+	95,  // 65: sallyport.v1.UserSpec.admin:type_name -> sallyport.v1.AdminSpec
+	121, // 66: sallyport.v1.RoleSpec.rules:type_name -> sallyport.v1.Rule
+	99,  // 67: sallyport.v1.ClusterSpec.budgets:type_name -> sallyport.v1.BudgetsSpec
+	122, // 68: sallyport.v1.BudgetsSpec.read:type_name -> google.protobuf.Duration
+	122, // 69: sallyport.v1.BudgetsSpec.write:type_name -> google.protobuf.Duration
+	122, // 70: sallyport.v1.BudgetsSpec.exec:type_name -> google.protobuf.Duration
+	92,  // 71: sallyport.v1.ExportResponse.resources:type_name -> sallyport.v1.Resource
+	92,  // 72: sallyport.v1.ApplyRequest.resources:type_name -> sallyport.v1.Resource
+	104, // 73: sallyport.v1.ApplyResponse.result:type_name -> sallyport.v1.ApplyResult
+	2,   // 74: sallyport.v1.ApplyResponse.effect:type_name -> sallyport.v1.Effect
+	105, // 75: sallyport.v1.ApplyResult.applied:type_name -> sallyport.v1.Applied
+	92,  // 76: sallyport.v1.Applied.before:type_name -> sallyport.v1.Resource
+	92,  // 77: sallyport.v1.Applied.after:type_name -> sallyport.v1.Resource
+	107, // 78: sallyport.v1.ApplyProblems.problems:type_name -> sallyport.v1.ApplyProblem
+	0,   // 79: sallyport.v1.AdminService.Whoami:input_type -> sallyport.v1.WhoamiRequest
+	5,   // 80: sallyport.v1.AdminService.CreateUser:input_type -> sallyport.v1.CreateUserRequest
+	7,   // 81: sallyport.v1.AdminService.ListUsers:input_type -> sallyport.v1.ListUsersRequest
+	61,  // 82: sallyport.v1.AdminService.GetUser:input_type -> sallyport.v1.GetUserRequest
+	63,  // 83: sallyport.v1.AdminService.UpdateUser:input_type -> sallyport.v1.UpdateUserRequest
+	9,   // 84: sallyport.v1.AdminService.DeleteUser:input_type -> sallyport.v1.DeleteUserRequest
+	10,  // 85: sallyport.v1.AdminService.SetPassword:input_type -> sallyport.v1.SetPasswordRequest
+	12,  // 86: sallyport.v1.AdminService.SuspendUser:input_type -> sallyport.v1.SuspendUserRequest
+	13,  // 87: sallyport.v1.AdminService.ResumeUser:input_type -> sallyport.v1.ResumeUserRequest
+	15,  // 88: sallyport.v1.AdminService.BindAdmin:input_type -> sallyport.v1.BindAdminRequest
+	15,  // 89: sallyport.v1.AdminService.UnbindAdmin:input_type -> sallyport.v1.BindAdminRequest
+	17,  // 90: sallyport.v1.AdminService.ResetSecondFactor:input_type -> sallyport.v1.ResetSecondFactorRequest
+	19,  // 91: sallyport.v1.AdminService.LinkIdentity:input_type -> sallyport.v1.LinkIdentityRequest
+	21,  // 92: sallyport.v1.AdminService.UnlinkIdentity:input_type -> sallyport.v1.UnlinkIdentityRequest
+	22,  // 93: sallyport.v1.AdminService.CreateGroup:input_type -> sallyport.v1.CreateGroupRequest
+	23,  // 94: sallyport.v1.AdminService.ListGroups:input_type -> sallyport.v1.ListGroupsRequest
+	64,  // 95: sallyport.v1.AdminService.GetGroup:input_type -> sallyport.v1.GetGroupRequest
+	66,  // 96: sallyport.v1.AdminService.RenameGroup:input_type -> sallyport.v1.RenameGroupRequest
+	25,  // 97: sallyport.v1.AdminService.AddMember:input_type -> sallyport.v1.MemberRequest
+	25,  // 98: sallyport.v1.AdminService.RemoveMember:input_type -> sallyport.v1.MemberRequest
+	26,  // 99: sallyport.v1.AdminService.DeleteGroup:input_type -> sallyport.v1.DeleteGroupRequest
+	27,  // 100: sallyport.v1.AdminService.CreateProject:input_type -> sallyport.v1.CreateProjectRequest
+	28,  // 101: sallyport.v1.AdminService.ListProjects:input_type -> sallyport.v1.ListProjectsRequest
+	67,  // 102: sallyport.v1.AdminService.GetProject:input_type -> sallyport.v1.GetProjectRequest
+	69,  // 103: sallyport.v1.AdminService.RenameProject:input_type -> sallyport.v1.RenameProjectRequest
+	30,  // 104: sallyport.v1.AdminService.DeleteProject:input_type -> sallyport.v1.DeleteProjectRequest
+	32,  // 105: sallyport.v1.AdminService.CreateCluster:input_type -> sallyport.v1.CreateClusterRequest
+	34,  // 106: sallyport.v1.AdminService.ListClusters:input_type -> sallyport.v1.ListClustersRequest
+	70,  // 107: sallyport.v1.AdminService.GetCluster:input_type -> sallyport.v1.GetClusterRequest
+	72,  // 108: sallyport.v1.AdminService.SetBudgets:input_type -> sallyport.v1.SetBudgetsRequest
+	38,  // 109: sallyport.v1.AdminService.CreateJoinToken:input_type -> sallyport.v1.CreateJoinTokenRequest
+	73,  // 110: sallyport.v1.AdminService.ListJoinTokens:input_type -> sallyport.v1.ListJoinTokensRequest
+	76,  // 111: sallyport.v1.AdminService.DeleteJoinToken:input_type -> sallyport.v1.DeleteJoinTokenRequest
+	40,  // 112: sallyport.v1.AdminService.DeleteCluster:input_type -> sallyport.v1.DeleteClusterRequest
+	41,  // 113: sallyport.v1.AdminService.RemoveAgent:input_type -> sallyport.v1.RemoveAgentRequest
+	43,  // 114: sallyport.v1.AdminService.Why:input_type -> sallyport.v1.WhyRequest
+	45,  // 115: sallyport.v1.AdminService.ListRoles:input_type -> sallyport.v1.ListRolesRequest
+	47,  // 116: sallyport.v1.AdminService.CreateRole:input_type -> sallyport.v1.CreateRoleRequest
+	48,  // 117: sallyport.v1.AdminService.ChangeRole:input_type -> sallyport.v1.ChangeRoleRequest
+	49,  // 118: sallyport.v1.AdminService.DeleteRole:input_type -> sallyport.v1.DeleteRoleRequest
+	50,  // 119: sallyport.v1.AdminService.CreateGrant:input_type -> sallyport.v1.CreateGrantRequest
+	51,  // 120: sallyport.v1.AdminService.ListGrants:input_type -> sallyport.v1.ListGrantsRequest
+	77,  // 121: sallyport.v1.AdminService.GetGrant:input_type -> sallyport.v1.GetGrantRequest
+	54,  // 122: sallyport.v1.AdminService.DeleteGrant:input_type -> sallyport.v1.DeleteGrantRequest
+	55,  // 123: sallyport.v1.AdminService.ListDevices:input_type -> sallyport.v1.ListDevicesRequest
+	78,  // 124: sallyport.v1.AdminService.GetDevice:input_type -> sallyport.v1.GetDeviceRequest
+	58,  // 125: sallyport.v1.AdminService.RevokeDevice:input_type -> sallyport.v1.RevokeDeviceRequest
+	80,  // 126: sallyport.v1.AdminService.ListSessions:input_type -> sallyport.v1.ListSessionsRequest
+	83,  // 127: sallyport.v1.AdminService.GetSession:input_type -> sallyport.v1.GetSessionRequest
+	84,  // 128: sallyport.v1.AdminService.EndSession:input_type -> sallyport.v1.EndSessionRequest
+	59,  // 129: sallyport.v1.AdminService.SearchAudit:input_type -> sallyport.v1.SearchAuditRequest
+	85,  // 130: sallyport.v1.AdminService.GetAuditRecord:input_type -> sallyport.v1.GetAuditRecordRequest
+	86,  // 131: sallyport.v1.AdminService.GetCA:input_type -> sallyport.v1.GetCARequest
+	89,  // 132: sallyport.v1.AdminService.PreviewRemoval:input_type -> sallyport.v1.PreviewRemovalRequest
+	100, // 133: sallyport.v1.AdminService.Export:input_type -> sallyport.v1.ExportRequest
+	102, // 134: sallyport.v1.AdminService.Apply:input_type -> sallyport.v1.ApplyRequest
+	1,   // 135: sallyport.v1.AdminService.Whoami:output_type -> sallyport.v1.WhoamiResponse
+	6,   // 136: sallyport.v1.AdminService.CreateUser:output_type -> sallyport.v1.CreateUserResponse
+	8,   // 137: sallyport.v1.AdminService.ListUsers:output_type -> sallyport.v1.ListUsersResponse
+	62,  // 138: sallyport.v1.AdminService.GetUser:output_type -> sallyport.v1.UserDetail
+	111, // 139: sallyport.v1.AdminService.UpdateUser:output_type -> sallyport.v1.User
+	2,   // 140: sallyport.v1.AdminService.DeleteUser:output_type -> sallyport.v1.Effect
+	11,  // 141: sallyport.v1.AdminService.SetPassword:output_type -> sallyport.v1.SetPasswordResponse
+	2,   // 142: sallyport.v1.AdminService.SuspendUser:output_type -> sallyport.v1.Effect
+	14,  // 143: sallyport.v1.AdminService.ResumeUser:output_type -> sallyport.v1.ResumeUserResponse
+	16,  // 144: sallyport.v1.AdminService.BindAdmin:output_type -> sallyport.v1.BindAdminResponse
+	16,  // 145: sallyport.v1.AdminService.UnbindAdmin:output_type -> sallyport.v1.BindAdminResponse
+	18,  // 146: sallyport.v1.AdminService.ResetSecondFactor:output_type -> sallyport.v1.ResetSecondFactorResponse
+	20,  // 147: sallyport.v1.AdminService.LinkIdentity:output_type -> sallyport.v1.LinkIdentityResponse
+	20,  // 148: sallyport.v1.AdminService.UnlinkIdentity:output_type -> sallyport.v1.LinkIdentityResponse
+	112, // 149: sallyport.v1.AdminService.CreateGroup:output_type -> sallyport.v1.Group
+	24,  // 150: sallyport.v1.AdminService.ListGroups:output_type -> sallyport.v1.ListGroupsResponse
+	65,  // 151: sallyport.v1.AdminService.GetGroup:output_type -> sallyport.v1.GroupDetail
+	112, // 152: sallyport.v1.AdminService.RenameGroup:output_type -> sallyport.v1.Group
+	112, // 153: sallyport.v1.AdminService.AddMember:output_type -> sallyport.v1.Group
+	2,   // 154: sallyport.v1.AdminService.RemoveMember:output_type -> sallyport.v1.Effect
+	2,   // 155: sallyport.v1.AdminService.DeleteGroup:output_type -> sallyport.v1.Effect
+	113, // 156: sallyport.v1.AdminService.CreateProject:output_type -> sallyport.v1.Project
+	29,  // 157: sallyport.v1.AdminService.ListProjects:output_type -> sallyport.v1.ListProjectsResponse
+	68,  // 158: sallyport.v1.AdminService.GetProject:output_type -> sallyport.v1.ProjectDetail
+	113, // 159: sallyport.v1.AdminService.RenameProject:output_type -> sallyport.v1.Project
+	31,  // 160: sallyport.v1.AdminService.DeleteProject:output_type -> sallyport.v1.DeleteProjectResponse
+	33,  // 161: sallyport.v1.AdminService.CreateCluster:output_type -> sallyport.v1.CreateClusterResponse
+	35,  // 162: sallyport.v1.AdminService.ListClusters:output_type -> sallyport.v1.ListClustersResponse
+	71,  // 163: sallyport.v1.AdminService.GetCluster:output_type -> sallyport.v1.ClusterDetail
+	2,   // 164: sallyport.v1.AdminService.SetBudgets:output_type -> sallyport.v1.Effect
+	39,  // 165: sallyport.v1.AdminService.CreateJoinToken:output_type -> sallyport.v1.CreateJoinTokenResponse
+	74,  // 166: sallyport.v1.AdminService.ListJoinTokens:output_type -> sallyport.v1.ListJoinTokensResponse
+	75,  // 167: sallyport.v1.AdminService.DeleteJoinToken:output_type -> sallyport.v1.JoinTokenView
+	2,   // 168: sallyport.v1.AdminService.DeleteCluster:output_type -> sallyport.v1.Effect
+	42,  // 169: sallyport.v1.AdminService.RemoveAgent:output_type -> sallyport.v1.RemoveAgentResponse
+	44,  // 170: sallyport.v1.AdminService.Why:output_type -> sallyport.v1.WhyResponse
+	46,  // 171: sallyport.v1.AdminService.ListRoles:output_type -> sallyport.v1.ListRolesResponse
+	116, // 172: sallyport.v1.AdminService.CreateRole:output_type -> sallyport.v1.Role
+	2,   // 173: sallyport.v1.AdminService.ChangeRole:output_type -> sallyport.v1.Effect
+	2,   // 174: sallyport.v1.AdminService.DeleteRole:output_type -> sallyport.v1.Effect
+	117, // 175: sallyport.v1.AdminService.CreateGrant:output_type -> sallyport.v1.Grant
+	52,  // 176: sallyport.v1.AdminService.ListGrants:output_type -> sallyport.v1.ListGrantsResponse
+	53,  // 177: sallyport.v1.AdminService.GetGrant:output_type -> sallyport.v1.GrantView
+	2,   // 178: sallyport.v1.AdminService.DeleteGrant:output_type -> sallyport.v1.Effect
+	56,  // 179: sallyport.v1.AdminService.ListDevices:output_type -> sallyport.v1.ListDevicesResponse
+	79,  // 180: sallyport.v1.AdminService.GetDevice:output_type -> sallyport.v1.DeviceDetail
+	2,   // 181: sallyport.v1.AdminService.RevokeDevice:output_type -> sallyport.v1.Effect
+	81,  // 182: sallyport.v1.AdminService.ListSessions:output_type -> sallyport.v1.ListSessionsResponse
+	82,  // 183: sallyport.v1.AdminService.GetSession:output_type -> sallyport.v1.SessionView
+	2,   // 184: sallyport.v1.AdminService.EndSession:output_type -> sallyport.v1.Effect
+	60,  // 185: sallyport.v1.AdminService.SearchAudit:output_type -> sallyport.v1.AuditRecord
+	60,  // 186: sallyport.v1.AdminService.GetAuditRecord:output_type -> sallyport.v1.AuditRecord
+	87,  // 187: sallyport.v1.AdminService.GetCA:output_type -> sallyport.v1.CAInfo
+	90,  // 188: sallyport.v1.AdminService.PreviewRemoval:output_type -> sallyport.v1.PreviewRemovalResponse
+	101, // 189: sallyport.v1.AdminService.Export:output_type -> sallyport.v1.ExportResponse
+	103, // 190: sallyport.v1.AdminService.Apply:output_type -> sallyport.v1.ApplyResponse
+	135, // [135:191] is the sub-list for method output_type
+	79,  // [79:135] is the sub-list for method input_type
+	79,  // [79:79] is the sub-list for extension type_name
+	79,  // [79:79] is the sub-list for extension extendee
+	0,   // [0:79] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_v1_admin_proto_init() }
@@ -5935,13 +7061,25 @@ func file_sallyport_v1_admin_proto_init() {
 		(*Effect_Agent)(nil),
 	}
 	file_sallyport_v1_admin_proto_msgTypes[63].OneofWrappers = []any{}
+	file_sallyport_v1_admin_proto_msgTypes[92].OneofWrappers = []any{
+		(*Resource_Project)(nil),
+		(*Resource_User)(nil),
+		(*Resource_Group)(nil),
+		(*Resource_Role)(nil),
+		(*Resource_Cluster)(nil),
+		(*Resource_Grant)(nil),
+	}
+	file_sallyport_v1_admin_proto_msgTypes[103].OneofWrappers = []any{
+		(*ApplyResponse_Result)(nil),
+		(*ApplyResponse_Effect)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_v1_admin_proto_rawDesc), len(file_sallyport_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   93,
+			NumMessages:   109,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -170,6 +170,10 @@ const (
 	// AdminServicePreviewRemovalProcedure is the fully-qualified name of the AdminService's
 	// PreviewRemoval RPC.
 	AdminServicePreviewRemovalProcedure = "/sallyport.v1.AdminService/PreviewRemoval"
+	// AdminServiceExportProcedure is the fully-qualified name of the AdminService's Export RPC.
+	AdminServiceExportProcedure = "/sallyport.v1.AdminService/Export"
+	// AdminServiceApplyProcedure is the fully-qualified name of the AdminService's Apply RPC.
+	AdminServiceApplyProcedure = "/sallyport.v1.AdminService/Apply"
 )
 
 // AdminServiceClient is a client for the sallyport.v1.AdminService service.
@@ -255,6 +259,11 @@ type AdminServiceClient interface {
 	// PreviewRemoval says what removing something takes along. It runs the
 	// removal itself and throws its outcome away.
 	PreviewRemoval(context.Context, *connect.Request[v1.PreviewRemovalRequest]) (*connect.Response[v1.PreviewRemovalResponse], error)
+	// Export shows what is declared, as Apply takes it.
+	Export(context.Context, *connect.Request[v1.ExportRequest]) (*connect.Response[v1.ExportResponse], error)
+	// Apply makes objects be as they are given: all of them in one commit, or none
+	// if one cannot be. It answers with what it did, then with what the agents did.
+	Apply(context.Context, *connect.Request[v1.ApplyRequest]) (*connect.ServerStreamForClient[v1.ApplyResponse], error)
 }
 
 // NewAdminServiceClient constructs a client for the sallyport.v1.AdminService service. By default,
@@ -592,6 +601,18 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("PreviewRemoval")),
 			connect.WithClientOptions(opts...),
 		),
+		export: connect.NewClient[v1.ExportRequest, v1.ExportResponse](
+			httpClient,
+			baseURL+AdminServiceExportProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("Export")),
+			connect.WithClientOptions(opts...),
+		),
+		apply: connect.NewClient[v1.ApplyRequest, v1.ApplyResponse](
+			httpClient,
+			baseURL+AdminServiceApplyProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("Apply")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -651,6 +672,8 @@ type adminServiceClient struct {
 	getAuditRecord    *connect.Client[v1.GetAuditRecordRequest, v1.AuditRecord]
 	getCA             *connect.Client[v1.GetCARequest, v1.CAInfo]
 	previewRemoval    *connect.Client[v1.PreviewRemovalRequest, v1.PreviewRemovalResponse]
+	export            *connect.Client[v1.ExportRequest, v1.ExportResponse]
+	apply             *connect.Client[v1.ApplyRequest, v1.ApplyResponse]
 }
 
 // Whoami calls sallyport.v1.AdminService.Whoami.
@@ -923,6 +946,16 @@ func (c *adminServiceClient) PreviewRemoval(ctx context.Context, req *connect.Re
 	return c.previewRemoval.CallUnary(ctx, req)
 }
 
+// Export calls sallyport.v1.AdminService.Export.
+func (c *adminServiceClient) Export(ctx context.Context, req *connect.Request[v1.ExportRequest]) (*connect.Response[v1.ExportResponse], error) {
+	return c.export.CallUnary(ctx, req)
+}
+
+// Apply calls sallyport.v1.AdminService.Apply.
+func (c *adminServiceClient) Apply(ctx context.Context, req *connect.Request[v1.ApplyRequest]) (*connect.ServerStreamForClient[v1.ApplyResponse], error) {
+	return c.apply.CallServerStream(ctx, req)
+}
+
 // AdminServiceHandler is an implementation of the sallyport.v1.AdminService service.
 type AdminServiceHandler interface {
 	Whoami(context.Context, *connect.Request[v1.WhoamiRequest]) (*connect.Response[v1.WhoamiResponse], error)
@@ -1006,6 +1039,11 @@ type AdminServiceHandler interface {
 	// PreviewRemoval says what removing something takes along. It runs the
 	// removal itself and throws its outcome away.
 	PreviewRemoval(context.Context, *connect.Request[v1.PreviewRemovalRequest]) (*connect.Response[v1.PreviewRemovalResponse], error)
+	// Export shows what is declared, as Apply takes it.
+	Export(context.Context, *connect.Request[v1.ExportRequest]) (*connect.Response[v1.ExportResponse], error)
+	// Apply makes objects be as they are given: all of them in one commit, or none
+	// if one cannot be. It answers with what it did, then with what the agents did.
+	Apply(context.Context, *connect.Request[v1.ApplyRequest], *connect.ServerStream[v1.ApplyResponse]) error
 }
 
 // NewAdminServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -1339,6 +1377,18 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("PreviewRemoval")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceExportHandler := connect.NewUnaryHandler(
+		AdminServiceExportProcedure,
+		svc.Export,
+		connect.WithSchema(adminServiceMethods.ByName("Export")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceApplyHandler := connect.NewServerStreamHandler(
+		AdminServiceApplyProcedure,
+		svc.Apply,
+		connect.WithSchema(adminServiceMethods.ByName("Apply")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/sallyport.v1.AdminService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AdminServiceWhoamiProcedure:
@@ -1449,6 +1499,10 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceGetCAHandler.ServeHTTP(w, r)
 		case AdminServicePreviewRemovalProcedure:
 			adminServicePreviewRemovalHandler.ServeHTTP(w, r)
+		case AdminServiceExportProcedure:
+			adminServiceExportHandler.ServeHTTP(w, r)
+		case AdminServiceApplyProcedure:
+			adminServiceApplyHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -1672,4 +1726,12 @@ func (UnimplementedAdminServiceHandler) GetCA(context.Context, *connect.Request[
 
 func (UnimplementedAdminServiceHandler) PreviewRemoval(context.Context, *connect.Request[v1.PreviewRemovalRequest]) (*connect.Response[v1.PreviewRemovalResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.PreviewRemoval is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) Export(context.Context, *connect.Request[v1.ExportRequest]) (*connect.Response[v1.ExportResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.Export is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) Apply(context.Context, *connect.Request[v1.ApplyRequest], *connect.ServerStream[v1.ApplyResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.v1.AdminService.Apply is not implemented"))
 }
