@@ -26,7 +26,7 @@ func (s *Server) Apply(ctx context.Context, req *connect.Request[apiv1.ApplyRequ
 		return err
 	}
 	// 2. What would it do?
-	opts := directory.ApplyOptions{CreateOnly: m.CreateOnly, Welcome: m.Welcome}
+	opts := directory.ApplyOptions{Import: m.Import, Welcome: m.Welcome}
 	var plan []directory.Applied
 	_, err = s.cfg.Directory.Preview(ctx, func(d *directory.Directory) error {
 		var err error

@@ -54,7 +54,7 @@ func App(version string, stdout, stderr io.Writer) *cli.App {
 		},
 		OnUsageError: func(c *cli.Context, err error, _ bool) error { return usage(c, err) },
 		Commands: []*cli.Command{
-			whoami(), users(), groups(), projects(), clusters(), roles(), grants(), devices(), sessions(), tokens(), authority(), audit(), why(),
+			whoami(), users(), groups(), projects(), clusters(), roles(), grants(), devices(), sessions(), tokens(), authority(), audit(), why(), get(), diff(), apply(), importUsers(), completion(), complete(),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {

@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"fmt"
+	"io"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -15,7 +16,18 @@ import (
 // one of them was not reached or could not clean up, since access may still
 // stand there for a while.
 func effects(c *cli.Context, stream *connect.ServerStreamForClient[apiv1.Effect]) error {
-	w, asJSON := c.App.Writer, forPrograms(c)
+	return effectsOf(c, c.App.Writer, stream)
+}
+
+// effectStream is effects as they arrive.
+type effectStream interface {
+	Receive() bool
+	Msg() *apiv1.Effect
+	Err() error
+}
+
+func effectsOf(c *cli.Context, w io.Writer, stream effectStream) error {
+	asJSON := forPrograms(c)
 	pending := 0
 	for stream.Receive() {
 		msg := stream.Msg()

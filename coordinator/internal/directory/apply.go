@@ -35,8 +35,8 @@ type Applied struct {
 
 // ApplyOptions say how a set is applied.
 type ApplyOptions struct {
-	CreateOnly bool // refuse what exists already
-	Welcome    bool // make a one-time link for each new user
+	Import  bool // refuse users that exist, and leave groups the members they have
+	Welcome bool // make a one-time link for each new user
 	// Check looks at what would be committed, inside of the transaction, and can
 	// refuse it. It may run again when another commit got in between.
 	Check func([]Applied) error
@@ -201,9 +201,6 @@ func existing[T any, P message[T]](a *applier, t table[T, P], name string) (*T, 
 	obj, err := t.find(a.tx, name)
 	if _, missing := errors.AsType[*NotFoundError](err); missing {
 		return nil, nil
-	}
-	if err == nil && a.opts.CreateOnly {
-		return obj, a.wrong("metadata.name", &ExistsError{t.kind, name})
 	}
 	return obj, err
 }

@@ -33,6 +33,9 @@ func (a *applier) user(name string, spec *apiv1.UserSpec) error {
 	if err != nil {
 		return err
 	}
+	if have != nil && a.opts.Import {
+		return a.wrong("", &ExistsError{"user", name})
+	}
 	u := proto.CloneOf(have)
 	if have == nil {
 		u = &apiv1.User{Id: identity.NewID(identity.User), Name: name, CreatedAt: at(a.d.now()), AuthGeneration: 1}
@@ -107,7 +110,9 @@ func (a *applier) group(name string, spec *apiv1.GroupSpec) error {
 			return a.wrong("", err)
 		}
 	}
-	g.MemberIds = nil
+	if !a.opts.Import {
+		g.MemberIds = nil
+	}
 	for i, m := range spec.GetMembers() {
 		u, err := users.find(a.tx, m)
 		if err != nil {
@@ -244,10 +249,6 @@ func (a *applier) grant(spec *apiv1.CreateGrantRequest) error {
 		g.Id, g.CreatedAt = identity.NewID(identity.Grant), at(a.d.now())
 	} else {
 		g.Id, g.CreatedAt = have.Id, have.CreatedAt
-		if a.opts.CreateOnly {
-			a.problem("spec", fmt.Sprintf("grant %s gives this already", have.Id), "")
-			return nil
-		}
 	}
 	a.matched[g.Id] = true
 	return put(a, grants, g.Id, have, g)

@@ -5837,8 +5837,8 @@ type ApplyRequest struct {
 	Resources []*Resource            `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
 	// Only says what it would do.
 	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
-	// Refuses what exists already.
-	CreateOnly bool `protobuf:"varint,3,opt,name=create_only,json=createOnly,proto3" json:"create_only,omitempty"`
+	// Only adds: users that exist are refused, and groups keep the members they have.
+	Import bool `protobuf:"varint,3,opt,name=import,proto3" json:"import,omitempty"`
 	// Makes a one-time link for each new user.
 	Welcome       bool `protobuf:"varint,4,opt,name=welcome,proto3" json:"welcome,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -5889,9 +5889,9 @@ func (x *ApplyRequest) GetDryRun() bool {
 	return false
 }
 
-func (x *ApplyRequest) GetCreateOnly() bool {
+func (x *ApplyRequest) GetImport() bool {
 	if x != nil {
-		return x.CreateOnly
+		return x.Import
 	}
 	return false
 }
@@ -6613,12 +6613,11 @@ const file_sallyport_v1_admin_proto_rawDesc = "" +
 	"\x05kinds\x18\x01 \x03(\tR\x05kinds\x12\x12\n" +
 	"\x04refs\x18\x02 \x03(\tR\x04refs\"F\n" +
 	"\x0eExportResponse\x124\n" +
-	"\tresources\x18\x01 \x03(\v2\x16.sallyport.v1.ResourceR\tresources\"\x98\x01\n" +
+	"\tresources\x18\x01 \x03(\v2\x16.sallyport.v1.ResourceR\tresources\"\x8f\x01\n" +
 	"\fApplyRequest\x124\n" +
 	"\tresources\x18\x01 \x03(\v2\x16.sallyport.v1.ResourceR\tresources\x12\x17\n" +
-	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x1f\n" +
-	"\vcreate_only\x18\x03 \x01(\bR\n" +
-	"createOnly\x12\x18\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x16\n" +
+	"\x06import\x18\x03 \x01(\bR\x06import\x12\x18\n" +
 	"\awelcome\x18\x04 \x01(\bR\awelcome\"|\n" +
 	"\rApplyResponse\x123\n" +
 	"\x06result\x18\x01 \x01(\v2\x19.sallyport.v1.ApplyResultH\x00R\x06result\x12.\n" +
