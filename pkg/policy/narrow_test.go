@@ -1,11 +1,15 @@
 package policy
 
 import (
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
 	rbacv1 "k8s.io/api/rbac/v1"
+
+	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
 )
 
 func selecting(a Attributes, name string) Attributes { a.SelectedName = name; return a }
@@ -149,6 +153,39 @@ func TestARefusedListSaysHowToNarrowIt(t *testing.T) {
 	} {
 		if d := p.Decide(c.a); d.Allowed || !strings.Contains(d.Next, c.next) || (c.next == "" && d.Next != "") {
 			t.Errorf("%s %s: %+v", c.a.Verb, c.a.resource(), d)
+		}
+	}
+}
+
+// A pattern is the names that it matches, whatever the rule and its effect.
+func TestAPatternIsTheNamesThatItMatches(t *testing.T) {
+	r := rand.New(rand.NewPCG(13, 14))
+	spell := func(rules []*apiv1.Rule, names func(string) []string) []*apiv1.Rule {
+		var out []*apiv1.Rule
+		for _, x := range rules {
+			c := proto.CloneOf(x)
+			c.ResourceNames = nil
+			for _, n := range x.ResourceNames {
+				c.ResourceNames = append(c.ResourceNames, names(n)...)
+			}
+			out = append(out, c)
+		}
+		return out
+	}
+	asked := append(slices.Clone(someNames), "")
+	patterns := map[string][]string{"a": {"a", "*a", "a*", "a**"}, "b": {"b", "*b", "b*"}}
+	for range 300 {
+		rules := []*apiv1.Rule{randomRule(r), randomRule(r), deny(randomRule(r))}
+		byName := compile(t, bundleOf([]*apiv1.Role{custom("r", rules...)}, grantTo("a", "r")))
+		byPattern := compile(t, bundleOf([]*apiv1.Role{custom("r", spell(rules, func(n string) []string { return pick(r, patterns[n], 1) })...)}, grantTo("a", "r")))
+		for range 50 {
+			a := randomRequest(r)
+			if !slices.Contains(asked, a.target()) {
+				continue
+			}
+			if n, p := byName.Decide(a), byPattern.Decide(a); n.Allowed != p.Allowed {
+				t.Fatalf("%+v: %v by name (%s), %v by pattern (%s)", a, n.Allowed, n.Reason, p.Allowed, p.Reason)
+			}
 		}
 	}
 }

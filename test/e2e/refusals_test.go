@@ -27,6 +27,7 @@ var changing = []struct {
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?`), "TIME"},
 	{regexp.MustCompile(`\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun) \d\d:\d\d\b`), "TIME"},
 	{regexp.MustCompile(`\b(100\.\d+\.\d+\.\d+|127\.0\.0\.1):\d+`), "ADDRESS"},
+	{regexp.MustCompile(`(settings +1 +)\d+m?(\d+)?s?\b`), "${1}AGE"},
 	{regexp.MustCompile(`web-[0-9a-f]+-[0-9a-z]{5}`), "web-POD"},
 	{regexp.MustCompile(`revision \d+`), "revision N"},
 }
@@ -40,7 +41,36 @@ func prints(t *testing.T, p *play.Person, name string, args ...string) {
 		t.Errorf("%s: kubectl %v succeeded:\n%s", name, args, r.Stdout)
 		return
 	}
-	got := "$ kubectl " + strings.Join(args, " ") + "\n" + r.Stdout + r.Stderr
+	golden(t, p, name, args, r.Stdout+r.Stderr)
+}
+
+// cut is kubectl that runs, and is to print what it prints when it is cut.
+type cut struct {
+	name string
+	args []string
+	*play.Process
+}
+
+func toBeCut(t *testing.T, p *play.Person, name, says string, args ...string) cut {
+	t.Helper()
+	return cut{name, args, running(t, p, name, says, args...)}
+}
+
+// prints waits for the end of kubectl, and holds all that it printed to a golden
+// file.
+func (c cut) prints(t *testing.T, p *play.Person) {
+	t.Helper()
+	ended(t, c.Process)
+	raw, err := os.ReadFile(c.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, p, c.name, c.args, string(raw))
+}
+
+func golden(t *testing.T, p *play.Person, name string, args []string, printed string) {
+	t.Helper()
+	got := "$ kubectl " + strings.Join(args, " ") + "\n" + printed
 	for _, c := range changing {
 		got = c.what.ReplaceAllString(got, c.as)
 	}
@@ -70,6 +100,7 @@ func refusals(t *testing.T, w *play.World) {
 		{"--role", "no-prod-names", "--user", "rex", "--cluster", "edge-1", "-n", "team-b"},
 		{"--role", "view", "--user", "mia", "--cluster", "edge-2"},
 		{"--role", "cluster-admin", "--user", "rob", "--cluster", "edge-1"},
+		{"--role", "view", "--user", "rob", "--cluster", "edge-1", "-n", "default"},
 	} {
 		admin(t, w, append([]string{"grant", "add"}, args...)...)
 	}
@@ -91,6 +122,18 @@ func refusals(t *testing.T, w *play.World) {
 	prints(t, rex, "exec", edge, "-n", "team-a", "exec", "deployment/web", "--", "true")
 	ok(t, rob, edge, "get", "secrets", "-A", "--field-selector", "metadata.namespace!=sallyport-system,metadata.namespace!=sallyport-users")
 	prints(t, rex, "port-forward", edge, "-n", "team-a", "port-forward", "deployment/web", ":80")
+
+	// What runs when access ends says why.
+	team := []string{edge, "-n", "team-a"}
+	streams := []cut{
+		toBeCut(t, rob, "cut-watch", "settings", append(team, "get", "configmaps", "-w", "--no-headers", "--field-selector", "metadata.name=settings")...),
+		toBeCut(t, rob, "cut-exec", "started", append(team, "exec", "deployment/web", "--", "sh", "-c", "echo started; exec sleep 600")...),
+		toBeCut(t, rob, "cut-logs", "", append(team, "logs", "-f", "--tail=1", "deployment/web")...),
+	}
+	admin(t, w, "grant", "remove", grantID(t, w, "rob", "cluster-admin"))
+	for _, c := range streams {
+		c.prints(t, rob)
+	}
 
 	// A login whose time has come.
 	expire(t, rob)

@@ -107,10 +107,10 @@ func scenarioD(t *testing.T, w *play.World) {
 	ok(t, audra, "--context=sallyport/edge-2", "get", "deployments", "-A")
 
 	// It goes only with what it gives, and then everything is gone.
-	if r, err := alice.Run(t.Context(), "sallyportctl", "role", "remove", "reads-all"); err == nil || !strings.Contains(r.Stderr, "--with-grants") || !strings.Contains(r.Stderr, "grt-") {
+	if r, err := alice.Run(t.Context(), "sallyportctl", "role", "remove", "reads-all", "--yes"); err == nil || !strings.Contains(r.Stderr, "--with-grants") || !strings.Contains(r.Stderr, "grt-") {
 		t.Errorf("removing a role that is given: %v\n%s", err, r.Stderr)
 	}
-	ctl(t, alice, "role", "remove", "reads-all", "--with-grants")
+	ctl(t, alice, "role", "remove", "reads-all", "--with-grants", "--yes")
 	for _, cluster := range clusters {
 		if left := of(accounts(t, w, cluster), "audra"); len(left) != 0 {
 			t.Errorf("%s still holds %v", cluster, left)

@@ -106,6 +106,7 @@ func namespacesByLabel(t *testing.T, w *play.World) {
 		return sameContexts(t, lena, "sallyport/edge-1", "sallyport/edge-2", "sallyport/edge-3")
 	})
 	// Nothing matches yet.
+	refused(t, lena, []string{"what you hold here gives you nothing now"}, edge, "get", "--raw", "/api")
 	notAllowed(t, lena, "", edge, "-n", "team-a", "get", "configmaps")
 	notAllowed(t, lena, "", edge, "get", "nodes")
 
@@ -120,6 +121,16 @@ func namespacesByLabel(t *testing.T, w *play.World) {
 	direct("create", "namespace", "team-new")
 	direct("label", "namespace", "team-new", "stage=dev")
 	works("team-new")
+
+	// An agent that starts again looks again.
+	if err := w.Clusters["edge-1"].Agent.Stop(); err != nil {
+		t.Error(err)
+	}
+	if err := w.StartAgent(t.Context(), w.Clusters["edge-1"]); err != nil {
+		t.Fatal(err)
+	}
+	works("team-new")
+	works("team-a")
 
 	// A label that goes takes what runs with it, and what was made in the cluster.
 	gone := running(t, lena, "by-label", "", edge, "-n", "team-a", "get", "configmaps", "-w")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -435,5 +436,47 @@ func BenchmarkBundles200ClustersOf500Users(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
+	}
+}
+
+func TestAChangedRoleConcernsTheClustersThatGiveIt(t *testing.T) {
+	w := newWorld(t)
+	w.project("aws")
+	w.project("gcp")
+	c1, _ := w.cluster("edge-1", "aws")
+	c3, _ := w.cluster("edge-3", "gcp")
+	w.user("ann")
+	role := &apiv1.Role{Name: "web", Rules: []*apiv1.Rule{{Verbs: []string{"get"}, ApiGroups: []string{""}, Resources: []string{"pods"}}}}
+	if _, _, err := w.directory.CreateRole(t.Context(), role); err != nil {
+		t.Fatal(err)
+	}
+	w.grant(directory.GrantSpec{Role: "web", User: "ann", Project: "aws", NamespaceSelector: "team=a"})
+	w.grant(directory.GrantSpec{Role: policy.View, User: "ann", Project: "gcp"})
+	w.settle()
+	r3 := w.hub.BundleRevision(c3.Id)
+	b := BundleFor(w.directory.Snapshot(), c1.Id, w.cfg.Issuer)
+	if len(b.Grants) != 1 || b.Grants[0].NamespaceSelector != "team=a" || len(b.Grants[0].Namespaces) != 0 || !slices.Contains(b.Requires, policy.FeatureSelectors) {
+		t.Errorf("the bundle has %v and requires %v", b.Grants, b.Requires)
+	}
+	// Labels are known in the cluster alone, so nobody starts in a namespace.
+	if list, _ := w.hub.ClustersOf(b.Subjects[0].UserId); len(list) != 2 || list[0].Namespace != "" {
+		t.Errorf("reaches %v", list)
+	}
+
+	role.Rules[0].Deny, role.Rules[0].ResourceNames = true, []string{"prod-*"}
+	_, rev, err := w.directory.ChangeRole(t.Context(), role)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.settle()
+	if got := w.hub.BundleRevision(c1.Id); got < rev {
+		t.Errorf("edge-1 is at %d, the role changed at %d", got, rev)
+	}
+	if got := w.hub.BundleRevision(c3.Id); got != r3 {
+		t.Errorf("edge-3 went from %d to %d", r3, got)
+	}
+	b = BundleFor(w.directory.Snapshot(), c1.Id, w.cfg.Issuer)
+	if !slices.Contains(b.Requires, policy.FeatureDeny) || !slices.Contains(b.Requires, policy.FeaturePatterns) {
+		t.Errorf("requires %v", b.Requires)
 	}
 }

@@ -313,5 +313,8 @@ func (m accounts) Token(ctx context.Context, s policy.Subject, a policy.Attribut
 		return proxy.Credential{}, errors.New("the apiserver has not answered since the agent started")
 	}
 	c, err := m.minter.Token(ctx, s, a)
+	if errors.Is(err, serviceaccount.ErrNotEntitled) {
+		err = errors.Join(proxy.ErrNotEntitled, err)
+	}
 	return proxy.Credential{Token: c.Token, ID: c.ID, Account: c.Account}, err
 }

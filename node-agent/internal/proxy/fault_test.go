@@ -46,6 +46,7 @@ func TestFaultInAnyStepLetsNothingThrough(t *testing.T) {
 		{"log panics", func(w *world) { w.log.hook(func(context.Context, *audit.Event) error { panic("disk") }) }, 500},
 		{"mint fails", token(proxy.Credential{}, broken), 503},
 		{"mint fails and gives a token", token(proxy.Credential{Token: "half-made"}, broken), 503},
+		{"nothing to mint for", token(proxy.Credential{Token: "x"}, errors.Join(proxy.ErrNotEntitled, broken)), 403},
 		{"mint gives no token", token(proxy.Credential{}, nil), 503},
 		{"mint gives a token with a line break", token(proxy.Credential{Token: "a\r\nImpersonate-User: admin"}, nil), 503},
 		{"mint gives a blank", token(proxy.Credential{Token: " "}, nil), 503},

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"strings"
 )
 
@@ -11,6 +12,11 @@ func (x *exchange) mint() *refusal {
 	if err != nil {
 		if why := x.entry.ended(); why != nil {
 			return why
+		}
+		if errors.Is(err, ErrNotEntitled) {
+			f := forbidden("what you hold here gives you nothing now: no namespace has the labels that it selects, or the cluster's owner allows none of it through Sallyport")
+			f.next = nextStatus + "; " + nextAsk
+			return f
 		}
 		x.p.log.Error("preparing an account failed", "request", x.id, "user", x.subject.UserID, "error", err)
 		return unavailable("the cluster could not prepare your account; try again in a moment")

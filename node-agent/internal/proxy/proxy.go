@@ -59,6 +59,10 @@ type Credential struct {
 	Account string // system:serviceaccount:<namespace>:<name>
 }
 
+// ErrNotEntitled is what Accounts say where policy allows the person something,
+// if only to look what the cluster serves, and gives nothing in Kubernetes.
+var ErrNotEntitled = errors.New("entitled to nothing in this cluster")
+
 // Accounts mint what a request goes upstream with. An error refuses the request.
 type Accounts interface {
 	Token(ctx context.Context, s policy.Subject, a policy.Attributes) (Credential, error)
