@@ -33,9 +33,7 @@ func TestLongWatchOutlivesTokensAndKeys(t *testing.T) {
 	for round, nap := range []time.Duration{50 * time.Second, 4 * time.Minute} {
 		pids := []int{status(t, virat).PID, watch.Pid(), logs.Pid()}
 		for _, pid := range pids {
-			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-				t.Fatal(err)
-			}
+			freeze(t, pid)
 		}
 		name := []string{"short-nap", "long-nap"}[round]
 		create(name)

@@ -261,9 +261,7 @@ func TestTheClientsDay(t *testing.T) {
 	t.Run("the laptop sleeps", func(t *testing.T) {
 		pid := status(t, virat).PID
 		watch := running(t, virat, "watch-sleep", "kube-root-ca.crt", edge1, "get", "configmaps", "-w")
-		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
+		freeze(t, pid)
 		// Long enough for the agent to give up the path that it knew; what it sends
 		// meanwhile is lost.
 		if _, err := w.KubectlDirect(t.Context(), edge, "create", "configmap", "while-asleep"); err != nil {
@@ -422,6 +420,16 @@ var relayed = regexp.MustCompile(`sallyport/edge-1 .* relayed, [0-9.]+ ms`)
 
 // sleepTime is longer than a path is trusted without an answer (6.5 s).
 const sleepTime = 12 * time.Second
+
+// freeze stops a process as a laptop's sleep does, until the test ends at the
+// latest.
+func freeze(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) }) // it may have ended
+}
 
 // asleep lets time pass: there is no event in it to wait for.
 func asleep(t *testing.T, d time.Duration) {

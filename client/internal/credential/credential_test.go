@@ -126,8 +126,10 @@ func TestWhatStandsInTheWayIsOneSentence(t *testing.T) {
 	for name, test := range map[string]struct{ socket, cluster, want, hint string }{
 		"closed": {socket, "closed", `no cluster "closed" is open to you`, "sallyport clusters shows those that are"},
 		"away":   {socket, "away", "no agent of away answers: it is offline", "sallyport status shows when it is back; ask who runs the cluster"},
-		"alone": {socket, "alone", "no agent of alone answers, and the coordinator, whose relay may be what is missing, is not heard: nothing listens at https://c",
-			"sallyport status"},
+		"alone": {
+			socket, "alone", "no agent of alone answers, and the coordinator, whose relay may be what is missing, is not heard: nothing listens at https://c",
+			"sallyport status",
+		},
 		"no daemon": {socket + "x", "edge-1", "the sallyport daemon is not running", "sallyport up"},
 		"suspended": {socket, "suspended", "shivam is suspended", "ask an administrator"},
 		"lost":      {socket, "lost", "not on the overlay: the coordinator took this device off the overlay", "sallyport status shows when it has joined"},

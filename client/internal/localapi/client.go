@@ -12,6 +12,9 @@ import (
 	"net/url"
 	"strings"
 	"syscall"
+	"time"
+
+	"github.com/sallyport-mesh/sallyport/pkg/process"
 )
 
 // Client talks to the daemon of a home.
@@ -34,6 +37,14 @@ func NewClient(path string) *Client {
 // left behind when it was killed.
 var ErrNotRunning = errors.New("the sallyport daemon is not running")
 
+// patience is for every question but Settled, whose caller says how long. A daemon
+// that is alive answers sooner.
+const patience = 20 * time.Second
+
+// ErrSilent says that there is a daemon which does not answer: it hangs, or
+// somebody stopped it.
+var ErrSilent = errors.New("the sallyport daemon does not answer")
+
 // Status asks what the daemon is doing.
 func (c *Client) Status(ctx context.Context) (s Status, err error) {
 	return s, c.do(ctx, http.MethodGet, "/v1/status", &s)
@@ -41,7 +52,7 @@ func (c *Client) Status(ctx context.Context) (s Status, err error) {
 
 // Settled waits until the daemon has joined or given up.
 func (c *Client) Settled(ctx context.Context) (s Status, err error) {
-	return s, c.do(ctx, http.MethodGet, "/v1/status?settled=1", &s)
+	return s, c.ask(ctx, http.MethodGet, "/v1/status?settled=1", &s)
 }
 
 // Access asks whether a cluster is open.
@@ -59,9 +70,20 @@ func (c *Client) Stop(ctx context.Context) error {
 	return c.do(ctx, http.MethodPost, "/v1/stop", nil)
 }
 
-// do asks once more where the daemon was killed under the question: the second
-// time nobody listens, or already another.
+// do is ask for those who have no time.
 func (c *Client) do(ctx context.Context, method, path string, out any) error {
+	bounded, cancel := context.WithTimeoutCause(ctx, patience, ErrSilent)
+	defer cancel()
+	err := c.ask(bounded, method, path, out)
+	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(bounded), ErrSilent) {
+		return process.Hint(ErrSilent, "look for it with ps, kill it, and go on: the next one takes over")
+	}
+	return err
+}
+
+// ask asks once more where the daemon was killed under the question: the second
+// time nobody listens, or already another.
+func (c *Client) ask(ctx context.Context, method, path string, out any) error {
 	err := c.once(ctx, method, path, out)
 	var transport *url.Error
 	if errors.As(err, &transport) && ctx.Err() == nil {
