@@ -1,10 +1,12 @@
 package adminapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -242,6 +244,16 @@ type declaration struct {
 	resource *apiv1.Resource
 }
 
+func grantOrder(r *apiv1.Resource) string {
+	g, until := r.GetGrant(), ""
+	if g.GetExpiresAt() != nil {
+		until = g.ExpiresAt.AsTime().Format(time.RFC3339Nano)
+	}
+	return strings.Join([]string{
+		g.GetProject(), g.GetCluster(), g.GetGroup(), g.GetUser(), g.GetRole(), strings.Join(g.GetNamespaces(), ","), g.GetNamespaceSelector(), until,
+	}, "\x00")
+}
+
 func (s *Server) mayAnywhere(ctx context.Context, obj, act string) bool {
 	may := s.mayIn(ctx, obj, act)
 	if may(everywhere) {
@@ -297,6 +309,8 @@ func (s *Server) declared(ctx context.Context, kind string, all *calls) ([]decla
 		}) {
 			add(v.Grant.Id, v.Grant)
 		}
+		// By what they say: ids are no part of a file, so its order must not be theirs.
+		slices.SortFunc(out, func(a, b declaration) int { return cmp.Compare(grantOrder(a.resource), grantOrder(b.resource)) })
 	default:
 		return nil, all.end(&directory.InvalidError{Field: "kind", Reason: fmt.Sprintf("%q is none that is declared", kind), Hint: "one of project, user, group, role, cluster, grant"})
 	}
