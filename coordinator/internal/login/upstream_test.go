@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -171,6 +172,42 @@ func TestRefusedRefreshEndsTheSessions(t *testing.T) {
 	}
 	f.holdsNothing(upstreamPrefix)
 	f.recorded("login.created", "login", "login.consent", "login.ended")
+}
+
+// TestProviderThatCannotAnswerEndsNothing: it is away, or does not know us any
+// more, which is nobody's fault who is logged in. It is asked again.
+func TestProviderThatCannotAnswerEndsNothing(t *testing.T) {
+	f := newFixture(t, withProvider())
+	ctx := t.Context()
+	front.upstream.Say("00u9", upstream.Person{"preferred_username": "axar"})
+	token := f.enters(both(t))
+	up := f.upstreams["corp"]
+	right, transport := up.ClientSecret, up.http.Transport
+	for name, broken := range map[string]func(){
+		"an unknown client": func() { up.ClientSecret = "another" },
+		"away": func() {
+			up.http.Transport = roundTrip(func(*http.Request) (*http.Response, error) { return nil, io.ErrUnexpectedEOF })
+		},
+		"overloaded": func() {
+			up.http.Transport = roundTrip(func(*http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: http.StatusServiceUnavailable, Body: io.NopCloser(strings.NewReader(`{"error":"invalid_grant"}`)), Header: http.Header{"Content-Type": {"application/json"}}}, nil
+			})
+		},
+	} {
+		broken()
+		f.forward(time.Minute)
+		if err := f.refreshUpstreams(ctx); err == nil || strings.Contains(err.Error(), right) {
+			t.Errorf("%s: %v", name, err)
+		}
+		up.ClientSecret, up.http.Transport = right, transport
+		if _, err := f.Introspect(ctx, token, aKey); err != nil {
+			t.Errorf("%s ended the login: %v", name, err)
+		}
+	}
+	asked := front.upstream.Asked()
+	if err := f.refreshUpstreams(ctx); err != nil || front.upstream.Asked() == asked {
+		t.Errorf("it is not asked again: %v", err)
+	}
 }
 
 func TestLogoutAtTheProviderEndsTheSessionsAtOnce(t *testing.T) {
