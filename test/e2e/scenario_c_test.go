@@ -92,8 +92,13 @@ func scenarioC(t *testing.T, w *play.World) {
 	for want, all := range map[string][][]string{
 		"yes": {{"get", "pods", "-n", "team-a"}, {"watch", "deployments.apps", "-n", "team-b"}, {"get", "pods/log", "-n", "team-a"}},
 		"no": {
-			{"delete", "pods", "-n", "team-a"}, {"get", "secrets", "-n", "team-a"}, {"create", "pods/exec", "-n", "team-b"},
-			{"get", "pods", "-n", "default"}, {"get", "pods", "-A"}, {"get", "nodes"}, {"*", "*"},
+			{"delete", "pods", "-n", "team-a"},
+			{"get", "secrets", "-n", "team-a"},
+			{"create", "pods/exec", "-n", "team-b"},
+			{"get", "pods", "-n", "default"},
+			{"get", "pods", "-A"},
+			{"get", "nodes"},
+			{"*", "*"},
 		},
 	} {
 		for _, args := range all {
