@@ -100,6 +100,8 @@ func TestScripts(t *testing.T) {
 					})
 				case "issues seconds":
 					c.Set(func(b *clienttest.Behaviour) { b.Session = 2 * time.Second })
+				case "issues moments":
+					c.Set(func(b *clienttest.Behaviour) { b.Session = 8 * time.Second })
 				default:
 					ts.Fatalf("coordinator does not know how to %v", args)
 				}
