@@ -207,13 +207,22 @@ func (n *Node) logout(ctx context.Context) error {
 	return nil
 }
 
-// closeGrace bounds how long Close waits for the watch of changes to end.
+// closeGrace bounds how long Close waits for the node, and for the watch of changes.
 const closeGrace = 5 * time.Second
 
-// Close stops the node. Its state stays in Dir.
+// Close stops the node. Its state stays in Dir. It does not wait for ever: closing
+// wireguard-go's device was seen to deadlock with a receiver that waits for the
+// device's lock, and what is left then ends with the process.
 func (n *Node) Close() error {
 	n.cancel()
-	err := n.ts.Close()
+	closed := make(chan error, 1)
+	go func() { closed <- n.ts.Close() }()
+	var err error
+	select {
+	case err = <-closed:
+	case <-time.After(closeGrace):
+		return errors.New("closing the overlay node: it does not end")
+	}
 	select {
 	case <-n.done:
 	case <-time.After(closeGrace):
