@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"connectrpc.com/connect"
 	"github.com/urfave/cli/v2"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sallyport-mesh/sallyport/deploy/manifest"
 	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
@@ -19,38 +21,20 @@ import (
 )
 
 func clusters() *cli.Command {
-	return noun("cluster", "clusters and the agents in them", clusterAdd(), clusterList(), clusterShow(), clusterChange(), clusterToken(), clusterRemove(), clusterRemoveAgent())
+	return noun("cluster", "clusters and the agents in them", clusterAdd(), clusterManifest(), clusterList(), clusterShow(), clusterChange(), clusterToken(), clusterRemove(), clusterRemoveAgent())
 }
 
 func clusterAdd() *cli.Command {
 	return verb("add", "add a cluster and print the manifest that puts an agent into it",
 		"sallyportctl cluster add --project aws edge-1 | kubectl apply -f -", []string{"NAME"},
-		[]cli.Flag{
+		append([]cli.Flag{
 			&cli.StringFlag{Name: "project", Required: true, Usage: "`PROJECT` it belongs to"},
 			&cli.StringFlag{Name: "ceiling", Value: manifest.Admin, Usage: "the most that anyone can be granted there: view, edit or admin"},
-			&cli.StringSliceFlag{Name: "api-group", Usage: "API `GROUP` of custom resources to put under the ceiling; repeat for several"},
-			&cli.StringFlag{Name: "image", Value: "sallyport-agent:latest", Usage: "agent `IMAGE`"},
-			&cli.BoolFlag{Name: "empty-dir", Usage: "keep the agent's data with its pod, for clusters without storage"},
-			&cli.StringFlag{Name: "beside", Usage: "the agent runs outside of the cluster: leave it out of the manifest and write its join token to `FILE`"},
-			&cli.DurationFlag{Name: "token-ttl", Value: time.Hour, Usage: "how long the join token waits to be used"},
-		},
+		}, manifestFlags()...),
 		func(c *cli.Context, s *session) error {
-			params := manifest.Params{
-				Cluster: c.Args().First(), Image: c.String("image"), Ceiling: c.String("ceiling"),
-				ExtraGroups: c.StringSlice("api-group"), Beside: c.IsSet("beside"), EmptyDir: c.Bool("empty-dir"),
-			}
-			if params.Beside {
-				params.Image = ""
-			}
-			// Everything that can be refused here is, before a cluster exists.
-			if err := params.Check(); err != nil {
+			params, err := manifestParams(c, c.Args().First(), c.String("ceiling"))
+			if err != nil {
 				return err
-			}
-			tokenFile := c.String("beside")
-			if params.Beside {
-				if _, err := os.Stat(tokenFile); !errors.Is(err, fs.ErrNotExist) {
-					return process.Hint(fmt.Errorf("--beside: %s is there already", tokenFile), "name a file that does not exist")
-				}
 			}
 			res, err := s.admin.CreateCluster(c.Context, connect.NewRequest(&apiv1.CreateClusterRequest{
 				Name: params.Cluster, Project: c.String("project"), Ceiling: params.Ceiling,
@@ -59,23 +43,90 @@ func clusterAdd() *cli.Command {
 			if err != nil {
 				return err
 			}
-			params.JoinToken = res.Msg.JoinToken
-			if params.Beside {
-				if err := pki.WriteFile(tokenFile, []byte(res.Msg.JoinToken+"\n")); err != nil {
-					return process.Hint(fmt.Errorf("cluster %s was added, but its token was not saved: %w", params.Cluster, err),
-						"make another one: sallyportctl cluster token "+params.Cluster)
-				}
-			}
-			if forPrograms(c) {
-				return printMessage(c, res.Msg)
-			}
-			text, err := manifest.Render(params)
+			return printManifest(c, params, res.Msg.JoinToken, res.Msg)
+		})
+}
+
+// clusterManifest is for a cluster that is there already: one that came from a
+// file, or whose manifest was lost.
+func clusterManifest() *cli.Command {
+	return verb("manifest", "print a cluster's manifest again, with a new join token",
+		"sallyportctl cluster manifest edge-1 | kubectl apply -f -", []string{"CLUSTER"}, manifestFlags(),
+		func(c *cli.Context, s *session) error {
+			ref := c.Args().First()
+			all, err := s.admin.ListClusters(c.Context, connect.NewRequest(&apiv1.ListClustersRequest{}))
 			if err != nil {
 				return err
 			}
-			_, err = c.App.Writer.Write(text)
-			return err
+			i := slices.IndexFunc(all.Msg.Clusters, func(x *apiv1.ClusterStatus) bool { return x.Cluster.Name == ref || x.Cluster.Id == ref })
+			if i < 0 {
+				return process.WithExitCode(process.Hint(fmt.Errorf("no cluster %q", ref), "sallyportctl cluster list shows what there is"), exitNotFound)
+			}
+			cluster := all.Msg.Clusters[i].Cluster
+			params, err := manifestParams(c, cluster.Name, cluster.Ceiling)
+			if err != nil {
+				return err
+			}
+			res, err := s.admin.CreateJoinToken(c.Context, connect.NewRequest(&apiv1.CreateJoinTokenRequest{
+				Cluster: cluster.Id, TtlSeconds: uint32(c.Duration("token-ttl") / time.Second),
+			}))
+			if err != nil {
+				return err
+			}
+			return printManifest(c, params, res.Msg.JoinToken, res.Msg)
 		})
+}
+
+// manifestFlags say how the agent is put into its cluster.
+func manifestFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "api-group", Usage: "API `GROUP` of custom resources to put under the ceiling; repeat for several"},
+		&cli.StringFlag{Name: "image", Value: "sallyport-agent:latest", Usage: "agent `IMAGE`"},
+		&cli.BoolFlag{Name: "empty-dir", Usage: "keep the agent's data with its pod, for clusters without storage"},
+		&cli.StringFlag{Name: "beside", Usage: "the agent runs outside of the cluster: leave it out of the manifest and write its join token to `FILE`"},
+		&cli.DurationFlag{Name: "token-ttl", Value: time.Hour, Usage: "how long the join token waits to be used"},
+	}
+}
+
+// manifestParams checks everything that can be refused before a cluster or a
+// token exists.
+func manifestParams(c *cli.Context, cluster, ceiling string) (manifest.Params, error) {
+	params := manifest.Params{
+		Cluster: cluster, Image: c.String("image"), Ceiling: ceiling,
+		ExtraGroups: c.StringSlice("api-group"), Beside: c.IsSet("beside"), EmptyDir: c.Bool("empty-dir"),
+	}
+	if params.Beside {
+		params.Image = ""
+	}
+	if err := params.Check(); err != nil {
+		return params, err
+	}
+	if file := c.String("beside"); params.Beside {
+		if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+			return params, process.Hint(fmt.Errorf("--beside: %s is there already", file), "name a file that does not exist")
+		}
+	}
+	return params, nil
+}
+
+// printManifest prints it with the token in it, or leaves the token in its file.
+func printManifest(c *cli.Context, params manifest.Params, token string, answer proto.Message) error {
+	params.JoinToken = token
+	if params.Beside {
+		if err := pki.WriteFile(c.String("beside"), []byte(token+"\n")); err != nil {
+			return process.Hint(fmt.Errorf("cluster %s is there, but its token was not saved: %w", params.Cluster, err),
+				"make another one: sallyportctl cluster token "+params.Cluster)
+		}
+	}
+	if forPrograms(c) {
+		return printMessage(c, answer)
+	}
+	text, err := manifest.Render(params)
+	if err != nil {
+		return err
+	}
+	_, err = c.App.Writer.Write(text)
+	return err
 }
 
 func clusterList() *cli.Command {

@@ -171,3 +171,19 @@ func TestJoinTokensAreListedWithoutTheirSecretAndTakenBack(t *testing.T) {
 	w.ok("token", "remove", id)
 	w.fails(4, "no join token", "token", "remove", id)
 }
+
+func TestManifestOfAClusterThatIsThere(t *testing.T) {
+	w := newCoordinator(t)
+	w.fill()
+	first := w.ok("cluster", "manifest", "edge-1")
+	again := w.ok("cluster", "manifest", "edge-1")
+	for _, m := range []string{first, again} {
+		if !strings.Contains(m, "kind: Deployment") || !strings.Contains(m, "sallyport.io/ceiling: admin") {
+			t.Errorf("not a manifest with the cluster's ceiling:\n%.400s", m)
+		}
+	}
+	if first == again {
+		t.Error("two manifests hold one join token")
+	}
+	w.fails(4, `no cluster "edge-9"`, "cluster", "manifest", "edge-9")
+}
