@@ -25,13 +25,14 @@ type laptop struct {
 	t    *testing.T
 	name string
 	do   chan func()
+	gone chan struct{}
 }
 
 const hostAddress, firstAddress, secondAddress = "10.213.77.1", "10.213.77.2", "10.213.77.99"
 
 func newLaptop(t *testing.T) *laptop {
 	t.Helper()
-	l := &laptop{t: t, name: "sp-laptop-" + strconv.Itoa(os.Getpid()), do: make(chan func())}
+	l := &laptop{t: t, name: "sp-laptop-" + strconv.Itoa(os.Getpid()), do: make(chan func()), gone: make(chan struct{})}
 	host := "spl" + strconv.Itoa(os.Getpid()) // 15 characters at most
 	l.ip("netns", "add", l.name)
 	t.Cleanup(func() { l.ip("netns", "del", l.name) }) // takes the cable along
@@ -52,14 +53,19 @@ func newLaptop(t *testing.T) *laptop {
 			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 		}
 		entered <- err
-		for f := range l.do {
-			f()
+		for {
+			select {
+			case f := <-l.do:
+				f()
+			case <-l.gone:
+				return
+			}
 		}
 	}()
 	if err := <-entered; err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { close(l.do) })
+	t.Cleanup(func() { close(l.gone) })
 	return l
 }
 
@@ -70,11 +76,14 @@ func (l *laptop) ip(args ...string) {
 	}
 }
 
-// in calls f in the namespace.
+// in calls f in the namespace, unless the laptop is gone.
 func (l *laptop) in(f func()) {
 	done := make(chan struct{})
-	l.do <- func() { f(); close(done) }
-	<-done
+	select {
+	case l.do <- func() { f(); close(done) }:
+		<-done
+	case <-l.gone:
+	}
 }
 
 // reach makes an address of this host's loopback reachable at the same address
@@ -93,6 +102,7 @@ func (l *laptop) reach(address string) {
 	l.t.Cleanup(func() { outer.Close(); inner.Close() })
 	go forward(outer, func() (c net.Conn, err error) { return net.Dial("tcp4", address) })
 	go forward(inner, func() (c net.Conn, err error) {
+		err = net.ErrClosed
 		l.in(func() { c, err = net.Dial("tcp4", outer.Addr().String()) })
 		return c, err
 	})

@@ -60,7 +60,7 @@ func (s *Server) serveMap(w http.ResponseWriter, r *http.Request, machine key.Ma
 	default:
 		s.report(n, &req)
 		if err := frames.send(s.view(n, req.NodeKey).since(nil, s)); err != nil {
-			s.log.Debug("sending a map failed", "member", n.Member, "error", err)
+			s.log.Debug("sending a map failed", "node", req.NodeKey, "error", err)
 		}
 	}
 }
@@ -188,13 +188,13 @@ func (s *Server) attach(n *node, p *poll) {
 	was := n.online
 	n.online = !n.gone
 	n.lastSeen = s.now()
-	st := n.status()
+	member, st := n.Member, n.status()
 	if !was {
 		s.wakeNeighbours(n.Member)
 	}
 	s.mu.Unlock()
 	if !was {
-		s.tell(n.Member, st)
+		s.tell(member, st)
 	}
 }
 
@@ -205,10 +205,10 @@ func (s *Server) detach(n *node, p *poll) {
 		return
 	}
 	n.poll, n.online, n.lastSeen = nil, false, s.now()
-	st := n.status()
-	s.wakeNeighbours(n.Member)
+	member, st := n.Member, n.status()
+	s.wakeNeighbours(member)
 	s.mu.Unlock()
-	s.tell(n.Member, st)
+	s.tell(member, st)
 }
 
 func (s *Server) tell(memberID string, st Status) {
