@@ -50,7 +50,7 @@ parts: needs ## build the real Kubernetes, Hydra, kubectl and helm that tests ru
 test: needs-test parts ## all tests, on real parts, with the race detector
 	@$(MAKE) -s check-generated
 	@CGO_ENABLED=0 $(GO) -C test/devcluster test -trimpath ./internal/node
-	@$(GO) test -race -timeout 30m ./test/e2e ./test/parts ./... # the longest first
+	@$(GO) test -race -timeout 30m -p 3 ./test/e2e ./test/parts ./... # the longest first; they mostly wait
 
 .PHONY: test-long
 test-long: needs-test parts ## the longer proofs

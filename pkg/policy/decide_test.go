@@ -485,3 +485,23 @@ func TestDecidesForManyAtOnce(t *testing.T) {
 	}
 	all.Wait()
 }
+
+// A write is answered with the object, also as a dry run, and a watch begins with
+// the list: who may not read something may not have it that way either.
+func TestDeniedReadingHasNoOtherWay(t *testing.T) {
+	secrets := func(verbs ...string) *apiv1.Rule { return deny(named(on(verbs, []string{""}, "secrets"), "prod-*")) }
+	p := compile(t, bundleOf(append(Builtin(), custom("no-get", secrets("get")), custom("no-list", secrets("list")), custom("no-watch", secrets("watch"))),
+		grantTo("a", Edit, "web"), grantTo("a", "no-get"), grantTo("b", Edit, "web"), grantTo("b", "no-list"), grantTo("c", Edit, "web"), grantTo("c", "no-watch")))
+	for _, verb := range []string{"get", "patch", "update", "delete"} {
+		check(t, p, []decideCase{{ask("a", verb, "", "secrets", "web", "prod-db"), false}, {ask("a", verb, "", "secrets", "web", "dev-db"), true}})
+	}
+	check(t, p, []decideCase{
+		{ask("a", "list", "", "secrets", "web", ""), false},
+		{ask("a", "watch", "", "secrets", "web", ""), false},
+		{ask("a", "deletecollection", "", "secrets", "web", ""), false},
+		{ask("b", "watch", "", "secrets", "web", ""), false},
+		{ask("b", "deletecollection", "", "secrets", "web", ""), false},
+		{ask("b", "get", "", "secrets", "web", "prod-db"), true},
+		{ask("c", "list", "", "secrets", "web", ""), false},
+	})
+}

@@ -97,7 +97,8 @@ func (x rule) coversAnyName(a *Attributes) bool {
 }
 
 // sameDeed reports whether a request does, under another verb, what one of the
-// verbs of a deny does: a list reads what a get reads.
+// verbs of a deny does: a list reads what a get reads, a watch begins with the
+// list, and a write is answered with the object, also as a dry run.
 func sameDeed(denied []string, a *Attributes) bool {
 	has := func(verb string) bool { return slices.Contains(denied, verb) }
 	if !a.ResourceRequest {
@@ -107,14 +108,18 @@ func sameDeed(denied []string, a *Attributes) bool {
 		return true
 	}
 	switch a.Verb {
-	case "list", "watch":
+	case "list":
+		return has("get") || has("watch")
+	case "watch":
+		return has("get") || has("list")
+	case "delete":
 		return has("get")
 	case "deletecollection":
-		return has("delete")
+		return has("delete") || has("get") || has("list")
 	case "update":
-		return has("patch")
+		return has("patch") || has("get")
 	case "patch":
-		return has("update")
+		return has("update") || has("get")
 	}
 	return false
 }

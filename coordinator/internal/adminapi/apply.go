@@ -21,7 +21,31 @@ import (
 // preview, each change of that is decided and put on record like the call of its
 // own that it stands for, and the commit is refused unless it does exactly that.
 func (s *Server) Apply(ctx context.Context, req *connect.Request[apiv1.ApplyRequest], stream *connect.ServerStream[apiv1.ApplyResponse]) error {
-	m := req.Msg
+	for try := 1; ; try++ {
+		err := s.apply(ctx, req.Msg, stream)
+		if !errors.Is(err, errMoved) || try == applyTries {
+			return err
+		}
+	}
+}
+
+const (
+	// maxApply bounds a set.
+	maxApply = 5000
+	// applyTries is how often a set is decided anew because something else was
+	// committed meanwhile.
+	applyTries = 4
+)
+
+// errMoved says that the directory is not the one any more that was decided on:
+// the caller may have been suspended, a name may be another project's.
+var errMoved = connect.NewError(connect.CodeAborted, errors.New("something else was changed while this was decided: nothing was applied; apply it again"))
+
+func (s *Server) apply(ctx context.Context, m *apiv1.ApplyRequest, stream *connect.ServerStream[apiv1.ApplyResponse]) error {
+	if len(m.Resources) > maxApply {
+		return status.Of(&directory.InvalidError{Field: "resources", Reason: fmt.Sprintf("there are %d, more than %d", len(m.Resources), maxApply), Hint: "apply them in parts"})
+	}
+	decidedOn := s.snap().Revision
 	// 1. Whoever may not read a kind learns nothing about it from a set.
 	calls, err := s.beginRead(ctx, m.Resources)
 	if err != nil {
@@ -48,7 +72,10 @@ func (s *Server) Apply(ctx context.Context, req *connect.Request[apiv1.ApplyRequ
 		}
 	}
 	// 4. Do that, and nothing else.
-	opts.Check = func(now []directory.Applied) error {
+	opts.Check = func(on uint64, now []directory.Applied) error {
+		if on != decidedOn {
+			return errMoved
+		}
 		if !slices.EqualFunc(plan, now, func(a, b directory.Applied) bool {
 			return a.Action == b.Action && proto.Equal(a.BeforeSpec, b.BeforeSpec) && proto.Equal(a.AfterSpec, b.AfterSpec)
 		}) {
@@ -202,7 +229,7 @@ func problems(err error) error {
 // Export shows what is declared of what the caller may read, in the order that
 // things name each other.
 func (s *Server) Export(ctx context.Context, req *connect.Request[apiv1.ExportRequest]) (*connect.Response[apiv1.ExportResponse], error) {
-	kinds := req.Msg.Kinds
+	kinds := slices.Compact(slices.Sorted(slices.Values(req.Msg.Kinds)))
 	if len(kinds) == 0 {
 		for _, kind := range []string{"project", "user", "group", "role", "cluster", "grant"} {
 			if s.mayAnywhere(ctx, kind, "read") {

@@ -65,9 +65,16 @@ func (s *Server) userScope(userID string, may func(projectID string) bool) strin
 }
 
 // onlyProject is the domain in which ending something of a user's is decided
-// that holds in all of their projects: the one project, if they have but one.
+// that holds in all of their projects: the one project, if they have but one and
+// administer nothing else. Otherwise a manager could make somebody a member, by a
+// grant, to end what is none of the project's.
 func (s *Server) onlyProject(userID string) string {
 	projects := reachOf(s.snap(), time.Now()).users[userID]
+	for _, b := range s.snap().Users[userID].GetAdmin() {
+		if b.ProjectId == "" || !projects[b.ProjectId] {
+			return everywhere
+		}
+	}
 	if len(projects) == 1 {
 		for id := range projects {
 			return id

@@ -87,6 +87,10 @@ func (s *Server) begin(ctx context.Context, project, obj, action, object string)
 		if from.User == nil {
 			return nil, s.nobody(ctx, from, "admin."+obj+"."+action, object)
 		}
+		if why := s.overFor(from); why != nil {
+			from = &caller.Caller{Serial: from.Serial, Addr: from.Addr, Refused: why}
+			return nil, s.nobody(ctx, from, "admin."+obj+"."+action, object)
+		}
 		subject = from.User.Id
 	}
 	// 2. May they?
@@ -107,6 +111,19 @@ func (s *Server) begin(ctx context.Context, project, obj, action, object string)
 		return nil, refused(from, obj, action)
 	}
 	return &call{s: s, event: e, ctx: ctx, project: project, obj: obj, action: action}, nil
+}
+
+// overFor says why a caller who was believed when the request came in is not any
+// more: a request can take longer than a suspension.
+func (s *Server) overFor(from *caller.Caller) error {
+	u := s.snap().Users[from.User.Id]
+	switch {
+	case u == nil, u.Suspended:
+		return directory.ErrSuspended
+	case u.AuthGeneration != from.User.AuthGeneration, from.Session != nil && s.snap().Sessions[from.Session.Id].GetRevoked():
+		return &directory.RefusedError{Reason: "this session was ended", Hint: "log in again: sallyport login"}
+	}
+	return nil
 }
 
 // nobody refuses a caller who is no user. One who came with a certificate that

@@ -30,11 +30,12 @@ type service struct {
 	apiv1connect.AdminServiceClient
 	dir *directory.Directory
 
-	mu      sync.Mutex
-	caller  *caller.Caller
-	records []*audit.Event
-	diskErr error
-	unclean []string // agents that have not confirmed
+	mu       sync.Mutex
+	caller   *caller.Caller
+	records  []*audit.Event
+	diskErr  error
+	unclean  []string // agents that have not confirmed
+	onRecord func(*audit.Event)
 }
 
 func newService(t *testing.T) *service {
@@ -78,6 +79,9 @@ func newService(t *testing.T) *service {
 				return s.diskErr
 			}
 			s.records = append(s.records, e)
+			if s.onRecord != nil {
+				s.onRecord(e)
+			}
 			return nil
 		},
 		JoinToken:  func(secret string) string { return "token:" + secret },
@@ -384,5 +388,54 @@ func TestClusterGoesOnceItsAgentsAreDone(t *testing.T) {
 	remove(true)
 	if there() != nil {
 		t.Error("force was not enough")
+	}
+}
+
+// Who is suspended while his set is being decided commits nothing.
+func TestApplyIsNothingOnceItsCallerIsSuspended(t *testing.T) {
+	s := newService(t)
+	s.fill(t)
+	s.as(t, "virat")
+	s.onRecord = func(e *audit.Event) {
+		if e.Ext.Kind == "admin.grant.create" && e.Ext.Decision == audit.Allow {
+			if _, _, err := s.dir.SuspendUser(context.Background(), "virat", ""); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	stream := must[*connect.ServerStreamForClient[apiv1.ApplyResponse]](t)(s.Apply(t.Context(), connect.NewRequest(&apiv1.ApplyRequest{
+		Resources: []*apiv1.Resource{{Spec: &apiv1.Resource_Grant{Grant: &apiv1.CreateGrantRequest{Role: "edit", User: "shivam", Project: "aws"}}}},
+	})))
+	for stream.Receive() {
+	}
+	if err := stream.Err(); err == nil || connect.CodeOf(err) != connect.CodeUnauthenticated {
+		t.Errorf("got %v", err)
+	}
+	if n := len(s.dir.Snapshot().Grants); n != 0 {
+		t.Errorf("%d grants were made", n)
+	}
+}
+
+// A manager cannot make an administrator a member by a grant, to log him out.
+func TestManagerEndsNobodysSessionsElsewhere(t *testing.T) {
+	s := newService(t)
+	s.fill(t)
+	ctx := t.Context()
+	alice, _ := s.dir.Snapshot().User("alice")
+	d, _, err := s.dir.EnrollDevice(ctx, directory.DeviceSpec{UserID: alice.Id, KeySHA256: [32]byte{1}, Name: "laptop", OS: "linux"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	session, _, err := s.dir.CreateSession(ctx, alice.Id, d.Id, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.as(t, "virat")
+	must[*connect.Response[apiv1.Grant]](t)(s.CreateGrant(ctx, connect.NewRequest(&apiv1.CreateGrantRequest{Role: "view", User: "alice", Project: "aws"})))
+	stream := must[*connect.ServerStreamForClient[apiv1.Effect]](t)(s.EndSession(ctx, connect.NewRequest(&apiv1.EndSessionRequest{Id: session.Id})))
+	for stream.Receive() {
+	}
+	if connect.CodeOf(stream.Err()) != connect.CodePermissionDenied || s.dir.Snapshot().Sessions[session.Id].Revoked {
+		t.Errorf("got %v", stream.Err())
 	}
 }

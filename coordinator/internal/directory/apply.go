@@ -37,9 +37,10 @@ type Applied struct {
 type ApplyOptions struct {
 	Import  bool // refuse users that exist, and leave groups the members they have
 	Welcome bool // make a one-time link for each new user
-	// Check looks at what would be committed, inside of the transaction, and can
-	// refuse it. It may run again when another commit got in between.
-	Check func([]Applied) error
+	// Check looks at what would be committed on top of a revision, inside of the
+	// transaction, and can refuse it. It may run again when another commit got in
+	// between.
+	Check func(on uint64, would []Applied) error
 }
 
 // Problem is what is wrong with one field of one object of a set.
@@ -73,6 +74,9 @@ func (d *Directory) Apply(ctx context.Context, set []*apiv1.Resource, opts Apply
 		for _, kind := range applyOrder {
 			for i, r := range set {
 				if KindOf(r) == kind {
+					if err := ctx.Err(); err != nil {
+						return nil, err
+					}
 					a.at = i
 					if err := a.apply(kind, r); err != nil {
 						return nil, err
@@ -92,7 +96,7 @@ func (d *Directory) Apply(ctx context.Context, set []*apiv1.Resource, opts Apply
 		}
 		slices.SortFunc(a.out, func(x, y Applied) int { return x.Index - y.Index })
 		if opts.Check != nil {
-			if err := opts.Check(a.out); err != nil {
+			if err := opts.Check(tx.Revision(), a.out); err != nil {
 				return nil, err
 			}
 		}
@@ -107,8 +111,9 @@ type applier struct {
 	at       int // the object at hand
 	out      []Applied
 	problems []Problem
-	seen     map[string]bool // kind/name
-	matched  map[string]bool // ids of grants that an object of the set has claimed
+	seen     map[string]bool           // kind/name
+	matched  map[string]bool           // ids of grants that an object of the set has claimed
+	grants   map[string][]*apiv1.Grant // by grantKey, once a grant is looked for
 }
 
 func (a *applier) problem(field, reason, hint string) {

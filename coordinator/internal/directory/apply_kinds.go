@@ -3,6 +3,7 @@ package directory
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -224,22 +225,18 @@ func (a *applier) grant(spec *apiv1.CreateGrantRequest) error {
 	if err := resolveGrant(a.tx, want, g); err != nil {
 		return a.wrong("", err)
 	}
+	if err := a.indexGrants(); err != nil {
+		return err
+	}
 	var have *apiv1.Grant
 	twice := false
-	err = grants.all(a.tx, func(x *apiv1.Grant) error {
-		y := proto.CloneOf(x)
-		y.ExpiresAt = g.ExpiresAt
+	for _, x := range a.grants[grantKey(g)] {
 		switch {
-		case !sameGrant(g, y):
 		case a.matched[x.Id]:
 			twice = twice || sameGrant(g, x)
 		case have == nil, sameGrant(g, x):
 			have = x
 		}
-		return nil
-	})
-	if err != nil {
-		return err
 	}
 	if twice && (have == nil || !sameGrant(g, have)) {
 		a.problem("spec", "this grant stands twice in what is applied", "")
@@ -251,5 +248,25 @@ func (a *applier) grant(spec *apiv1.CreateGrantRequest) error {
 		g.Id, g.CreatedAt = have.Id, have.CreatedAt
 	}
 	a.matched[g.Id] = true
+	key := grantKey(g)
+	a.grants[key] = append(slices.DeleteFunc(a.grants[key], func(x *apiv1.Grant) bool { return x.Id == g.Id }), g)
 	return put(a, grants, g.Id, have, g)
+}
+
+// indexGrants reads the grants once: the store has one writer, which a set of
+// thousands would otherwise hold for minutes.
+func (a *applier) indexGrants() error {
+	if a.grants != nil {
+		return nil
+	}
+	a.grants = map[string][]*apiv1.Grant{}
+	return grants.all(a.tx, func(x *apiv1.Grant) error {
+		a.grants[grantKey(x)] = append(a.grants[grantKey(x)], x)
+		return nil
+	})
+}
+
+// grantKey is everything by which sameGrant tells grants apart but their end.
+func grantKey(g *apiv1.Grant) string {
+	return strings.Join(append([]string{g.Role, g.UserId, g.GroupId, g.ProjectId, g.ClusterId, g.NamespaceSelector}, g.Namespaces...), "\x00")
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/sallyport-mesh/sallyport/coordinator/internal/backoff"
+	"github.com/sallyport-mesh/sallyport/pkg/identity"
 )
 
 // hashing is RFC 9106's second choice cut to what OWASP names as its minimum:
@@ -35,8 +36,9 @@ const (
 
 func buckets(name, from string) []backoff.Bucket {
 	name = strings.TrimSpace(name)
-	if len(name) > 64 {
-		name = name[:64] // no name is that long; keep the table small
+	if identity.CheckName(name) != nil && !identity.IsID(identity.User, name) {
+		// Nobody's name, and perhaps made to look like another key of the table.
+		return []backoff.Bucket{{Key: "\x00" + from, Free: freeSource, Max: maxSource}}
 	}
 	return []backoff.Bucket{
 		{Key: name + "\x00" + from, Free: freeHere, Max: maxHere},

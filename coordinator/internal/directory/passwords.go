@@ -74,15 +74,18 @@ func (d *Directory) VerifyPassword(ctx context.Context, name, password, from str
 		return nil, ErrWrongPassword
 	}
 	d.guard.attempts.Succeeded(buckets(name, from)...)
-	// The newest word counts: he may have been suspended while we hashed.
-	u, err = d.Snapshot().User(u.Id)
-	if err != nil {
+	// The newest word counts: while we hashed he may have been suspended, or the
+	// password changed, which ends what the old one was good for.
+	now, err := d.Snapshot().User(u.Id)
+	switch {
+	case err != nil:
+		return nil, ErrWrongPassword
+	case now.Suspended:
+		return nil, ErrSuspended
+	case now.AuthGeneration != u.AuthGeneration:
 		return nil, ErrWrongPassword
 	}
-	if u.Suspended {
-		return nil, ErrSuspended
-	}
-	return u, nil
+	return now, nil
 }
 
 // hash checks that a password can be one and hashes it.

@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -9,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/store"
 	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
 )
 
@@ -171,5 +175,53 @@ func TestWelcomeLinkSetsAPasswordOnce(t *testing.T) {
 	f.clock.Advance(time.Minute)
 	if _, _, err := f.RedeemWelcome(ctx, late.Secret, "another horse"); problem(err) != TokenExpired {
 		t.Errorf("late: %v", err)
+	}
+}
+
+// slowReads says when a reading is done.
+type slowReads struct {
+	store.Store
+	read chan struct{}
+}
+
+func (s slowReads) View(ctx context.Context, f func(store.Reader) error) error {
+	err := s.Store.View(ctx, f)
+	s.read <- struct{}{}
+	return err
+}
+
+// A password that was right when it was read is worth nothing once everything it
+// was good for has ended, as by a change of it.
+func TestPasswordIsJudgedByTheNewestGeneration(t *testing.T) {
+	f := open(t)
+	ctx := t.Context()
+	ok[*apiv1.User](t)(f.CreateUser(ctx, UserSpec{Name: "shivam", Password: "correct horse battery"}))
+	read, slots := make(chan struct{}), semaphore.NewWeighted(1)
+	f.Directory.store, f.guard.slots = slowReads{f.store, read}, slots
+	if err := slots.Acquire(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := f.VerifyPassword(ctx, "shivam", "correct horse battery", "198.51.100.7")
+		done <- err
+	}()
+	<-read // it has the hash, and waits to compare
+	ok[*apiv1.User](t)(f.EndSessions(ctx, "shivam"))
+	slots.Release(1)
+	if err := <-done; !errors.Is(err, ErrWrongPassword) {
+		t.Errorf("an old word under a new generation: %v", err)
+	}
+}
+
+// A name that is none cannot be made to count for somebody else's address.
+func TestGuessesCountForWhoMakesThem(t *testing.T) {
+	f := open(t)
+	ok[*apiv1.User](t)(f.CreateUser(t.Context(), UserSpec{Name: "shivam", Password: "correct horse battery"}))
+	for range 200 {
+		f.VerifyPassword(t.Context(), "\x00198.51.100.7", "x", "203.0.113.9") //nolint:errcheck // wrong, all of them
+	}
+	if _, err := f.VerifyPassword(t.Context(), "shivam", "correct horse battery", "198.51.100.7"); err != nil {
+		t.Errorf("a stranger elsewhere made the owner wait: %v", err)
 	}
 }

@@ -132,8 +132,15 @@ func (a *App) askForDevice(ctx context.Context, req deviceRequest) (deviceCode s
 	key := deviceCodePrefix + hashed(deviceCode)
 	_, err = a.cfg.Store.Update(ctx, func(tx store.Txn) error {
 		waiting := 0
-		err := tx.List(deviceCodePrefix, func(store.Item) error {
-			if waiting++; waiting >= maxWaiting {
+		err := tx.List(deviceCodePrefix, func(it store.Item) error {
+			var other deviceRequest
+			if err := json.Unmarshal(it.Value, &other); err != nil {
+				return fmt.Errorf("decoding a device's request: %w", err)
+			}
+			if req.AskedAt.Before(other.Ends) {
+				waiting++
+			}
+			if waiting >= maxWaiting {
 				return errTooManyDevices
 			}
 			return nil

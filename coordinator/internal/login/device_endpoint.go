@@ -79,7 +79,7 @@ func (a *App) authorizeDevice(w http.ResponseWriter, r *http.Request) {
 	if name == "" {
 		name = "device"
 	}
-	if e, waiting := errors.AsType[*backoff.Error](a.guesses.Admit(backoff.Bucket{Key: "ask\x00" + source(r), Free: 30, Max: time.Minute})); waiting {
+	if e, waiting := errors.AsType[*backoff.Error](a.strangers.Admit(backoff.Bucket{Key: "ask\x00" + source(r), Free: 30, Max: time.Minute})); waiting {
 		retryAfter(w, e)
 		oauthError(w, http.StatusTooManyRequests, "slow_down", "too many logins from this address: "+e.Error())
 		return

@@ -78,7 +78,8 @@ type App struct {
 	cookies   *sealer                      // of what a browser keeps for us
 	inner     *http.Client                 // to Hydra's public API, as the proxy speaks to it
 	upstreams map[string]*upstreamProvider // by name
-	guesses   *backoff.Limiter             // at codes
+	guesses   *backoff.Limiter             // at codes, by people who are half logged in at least
+	strangers *backoff.Limiter             // what anybody may ask, apart so that it crowds out nothing
 	paces     *paces                       // of devices that wait
 
 	passkeys *webauthn.WebAuthn // nil where there can be none
@@ -119,12 +120,16 @@ func New(ctx context.Context, cfg Config) (*App, error) {
 	if a.passkeys, err = newRelyingParty(u, cfg.Name); err != nil {
 		return nil, fmt.Errorf("login: %w", err)
 	}
-	if a.key, err = loadKey(ctx, cfg.Store); err != nil {
-		return nil, fmt.Errorf("login: reading key: %w", err)
-	}
 	if a.vault, err = newSealer(cfg.SealKey); err != nil {
 		return nil, fmt.Errorf("login: %w", err)
 	}
+	stored, err := loadKey(ctx, cfg.Store)
+	if err != nil {
+		return nil, fmt.Errorf("login: reading key: %w", err)
+	}
+	// Of both, so that whoever reads the store alone cannot make cookies.
+	a.key = cfg.SealKey
+	a.key = a.mac([]byte("login"), stored)
 	if a.cookies, err = newSealer(a.mac([]byte("cookies"))); err != nil {
 		return nil, fmt.Errorf("login: %w", err)
 	}
@@ -133,6 +138,7 @@ func New(ctx context.Context, cfg Config) (*App, error) {
 		a.upstreams[p.Name] = a.newUpstream(p)
 	}
 	a.inner, a.guesses, a.paces = a.innerClient(), backoff.New(cfg.Now), newPaces()
+	a.strangers = backoff.New(cfg.Now)
 	return a, nil
 }
 

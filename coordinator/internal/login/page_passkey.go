@@ -61,6 +61,9 @@ func (a *App) postPasskeys(w http.ResponseWriter, r *http.Request, v visitor) {
 	var err error
 	switch {
 	case act == "add" && a.passkeys != nil:
+		if !a.mayAddWay(w, r, v) {
+			return
+		}
 		s, ok := a.begun("passkey new", []byte(v.user.Id), r.PostForm.Get("session"))
 		if !ok {
 			a.stale(w, r)
@@ -81,6 +84,9 @@ func (a *App) postPasskeys(w http.ResponseWriter, r *http.Request, v visitor) {
 		if id, err = base64.RawURLEncoding.DecodeString(r.PostForm.Get("id")); err == nil {
 			err = a.cfg.Directory.RemovePasskey(r.Context(), v.user.Id, id)
 		}
+		if err == nil { // whoever has it may be logged in with it
+			_, _, err = a.cfg.Directory.EndSessions(r.Context(), v.user.Id)
+		}
 	default:
 		a.stale(w, r)
 		return
@@ -99,6 +105,11 @@ func (a *App) postPasskeys(w http.ResponseWriter, r *http.Request, v visitor) {
 	}
 	if err := a.record(r, "login.passkey", "user "+v.user.Name+" "+act, v.user, nil); err != nil {
 		a.failure(w, r, err)
+		return
+	}
+	if act == "remove" {
+		http.SetCookie(w, cookie(visitCookie, "", -1))
+		a.pages.render(w, http.StatusOK, "done", "The passkey is removed", doneView{Text: "All of your sessions were ended. On each of your devices, log in again:", Command: "sallyport login " + a.cfg.Link})
 		return
 	}
 	a.renderPasskeys(w, r, v, http.StatusOK, "")

@@ -64,6 +64,9 @@ func (a *App) goLink(w http.ResponseWriter, r *http.Request, v visitor) {
 		a.stale(w, r)
 		return
 	}
+	if !a.mayAddWay(w, r, v) {
+		return
+	}
 	a.depart(w, r, departure{Visit: &v.visit})
 }
 

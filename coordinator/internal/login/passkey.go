@@ -121,7 +121,7 @@ var errPasskey = errors.New("the passkey's answer is not right")
 // verifyPasskey says whose passkey has answered.
 func (a *App) verifyPasskey(ctx context.Context, s webauthn.SessionData, answer, from string) (*apiv1.User, error) {
 	limit := backoff.Bucket{Key: "passkey\x00" + from, Free: 10, Max: time.Minute}
-	if err := a.guesses.Admit(limit); err != nil {
+	if err := a.strangers.Admit(limit); err != nil {
 		return nil, err
 	}
 	parsed, err := protocol.ParseCredentialRequestResponseBytes([]byte(answer))
@@ -158,7 +158,7 @@ func (a *App) verifyPasskey(ctx context.Context, s webauthn.SessionData, answer,
 		}
 		return nil, err
 	}
-	a.guesses.Succeeded(limit)
+	a.strangers.Succeeded(limit)
 	return u, nil
 }
 

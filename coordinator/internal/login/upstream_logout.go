@@ -48,7 +48,7 @@ func (a *App) backChannel(w http.ResponseWriter, r *http.Request) {
 	// A token with an unknown key makes us ask the provider for its keys: a
 	// stranger gets to do that a few times.
 	bucket := backoff.Bucket{Key: "logout\x00" + source(r), Free: 20, Max: time.Minute}
-	if e, waiting := errors.AsType[*backoff.Error](a.guesses.Admit(bucket)); waiting {
+	if e, waiting := errors.AsType[*backoff.Error](a.strangers.Admit(bucket)); waiting {
 		retryAfter(w, e)
 		oauthError(w, http.StatusTooManyRequests, "invalid_request", e.Error())
 		return
@@ -64,7 +64,7 @@ func (a *App) backChannel(w http.ResponseWriter, r *http.Request) {
 		oauthError(w, http.StatusBadRequest, "invalid_request", "the logout token is not accepted")
 		return
 	}
-	a.guesses.Succeeded(bucket)
+	a.strangers.Succeeded(bucket)
 	if err := a.logOut(r.Context(), up, t); err != nil {
 		a.cfg.Log.Error("a logout at a provider was not followed", "provider", up.Name, "error", err)
 		oauthError(w, http.StatusServiceUnavailable, "temporarily_unavailable", "the logout could not be carried out")

@@ -66,7 +66,7 @@ func (a *App) settle(ctx context.Context, up *upstreamProvider, u *apiv1.User, w
 			s.SIDs = append(s.SIDs, who.SID)
 			s.SIDs = s.SIDs[max(0, len(s.SIDs)-keptSIDs):]
 		}
-		s.Sealed, s.LoginAt, s.Next = nil, now, now.Add(up.Refresh)
+		s.LoginAt, s.Next = now, now.Add(up.Refresh)
 		if who.Refresh != "" {
 			s.Sealed = a.vault.seal(sealRefresh(key), []byte(who.Refresh))
 		}
@@ -153,8 +153,15 @@ func (a *App) refreshUpstreams(ctx context.Context) error {
 func (a *App) refreshUpstream(ctx context.Context, key string, s upstreamSession) error {
 	userID, provider, _ := strings.Cut(strings.TrimPrefix(key, upstreamPrefix), "/")
 	up, u := a.upstreams[provider], a.cfg.Directory.Snapshot().Users[userID]
-	if up == nil || u == nil || u.Suspended || len(s.Sealed) == 0 || !a.works(u) && a.cfg.Now().After(s.LoginAt.Add(enrolWithin)) {
+	if up == nil || u == nil {
 		return a.forgetUpstream(ctx, key, s)
+	}
+	// Nobody vouches for his groups any more: he was unlinked, or is not at work.
+	if u.Suspended || !linked(u, up.Issuer, s.Subject) || !a.works(u) && a.cfg.Now().After(s.LoginAt.Add(enrolWithin)) {
+		return errors.Join(a.syncGroups(ctx, up, u, stranger{}), a.forgetUpstream(ctx, key, s))
+	}
+	if len(s.Sealed) == 0 {
+		return a.keepRefresh(ctx, key, up, "", s) // there is nothing to ask with; its logouts still count
 	}
 	token, err := a.vault.open(sealRefresh(key), s.Sealed)
 	if err != nil {
@@ -181,6 +188,11 @@ func (a *App) refreshUpstream(ctx context.Context, key string, s upstreamSession
 		return err
 	}
 	return a.syncGroups(ctx, up, u, who)
+}
+
+// linked reports whether the user is who the provider calls by a subject.
+func linked(u *apiv1.User, issuer, subject string) bool {
+	return slices.ContainsFunc(u.Identities, func(id *apiv1.Identity) bool { return id.Issuer == issuer && id.Subject == subject })
 }
 
 // works reports whether the user has a session that is not over.
@@ -250,10 +262,15 @@ func (a *App) forgetUpstream(ctx context.Context, key string, before upstreamSes
 }
 
 // endUpstream ends everything a user was issued, at once: the next auth
-// generation cuts what runs at the agents.
+// generation cuts what runs at the agents. The groups that the provider vouched
+// for go too, until it vouches again at a login: with a password or a passkey he
+// may come back without it.
 func (a *App) endUpstream(ctx context.Context, key string, up *upstreamProvider, u *apiv1.User, why string) error {
 	if _, _, err := a.cfg.Directory.EndSessions(ctx, u.Id); err != nil {
 		return fmt.Errorf("ending the sessions of %s: %w", u.Name, err)
+	}
+	if err := a.syncGroups(ctx, up, u, stranger{}); err != nil {
+		return err
 	}
 	_, err := a.cfg.Store.Update(ctx, func(tx store.Txn) error {
 		tx.Delete(key)

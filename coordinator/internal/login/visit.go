@@ -46,6 +46,24 @@ type visitor struct {
 	visit
 }
 
+// freshVisit is how long after the login a new way to log in may be added: a
+// browser that was left alone gives nobody one that lasts.
+const freshVisit = 5 * time.Minute
+
+// mayAddWay reports whether the visitor may add a way to log in, and says why not.
+// Who has no password here comes through his provider, and not past it.
+func (a *App) mayAddWay(w http.ResponseWriter, r *http.Request, v visitor) bool {
+	switch {
+	case !v.user.HasPassword:
+		a.problem(w, r, http.StatusForbidden, problem{Title: "Your provider decides how you log in", Text: "You have no password here. An administrator can send you a link to set one, or link another identity."})
+	case a.cfg.Now().After(v.Ends.Add(freshVisit - visitLife)):
+		a.problem(w, r, http.StatusForbidden, problem{Title: "You logged in a while ago", Text: "Nothing was changed. Log out of this page, log in again, and do it within five minutes."})
+	default:
+		return true
+	}
+	return false
+}
+
 // token ties a form to the visit and to what the form is about.
 func (a *App) visitToken(v visitor, about ...string) string {
 	parts := [][]byte{[]byte("visit"), []byte(v.Nonce), []byte(v.UserID)}
