@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 			"./coordinator/cmd/...", "./node-agent/cmd/...", "./client/cmd/...")
 		build.Dir, build.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0") // as make build does
 		build.Stdout, build.Stderr = os.Stderr, os.Stderr
-		if err := build.Run(); err != nil {
+		if err := errors.Join(play.LookAtSource(build.Dir), build.Run()); err != nil {
 			fmt.Fprintln(os.Stderr, "building the binaries:", err)
 			return 1
 		}

@@ -40,6 +40,10 @@ func TestMain(m *testing.M) {
 		defer os.RemoveAll(dir)
 		bin, archive = filepath.Join(dir, "bin"), filepath.Join(dir, "sallyport-agent.tar")
 		root := filepath.Join("..", "..")
+		if err := play.LookAtSource(root); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 		for _, step := range [][]string{
 			{"go", "build", "-o", bin + "/", "./coordinator/cmd/...", "./client/cmd/..."},
 			{"go", "-C", "tools", "run", "./image", "-out", dir, "sallyport-agent"},
