@@ -5,7 +5,6 @@ package e2e
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -33,7 +32,7 @@ func TestMain(m *testing.M) {
 			"./coordinator/cmd/...", "./node-agent/cmd/...", "./client/cmd/...")
 		build.Dir, build.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0") // as make build does
 		build.Stdout, build.Stderr = os.Stderr, os.Stderr
-		if err := errors.Join(play.LookAtSource(build.Dir), build.Run()); err != nil {
+		if err := build.Run(); err != nil {
 			fmt.Fprintln(os.Stderr, "building the binaries:", err)
 			return 1
 		}
@@ -44,6 +43,9 @@ func TestMain(m *testing.M) {
 // world starts Hydra and a coordinator of this test's own.
 func world(t *testing.T, cfg play.Config) *play.World {
 	t.Helper()
+	if err := play.LookAtSource(filepath.Join("..", "..")); err != nil {
+		t.Fatal(err)
+	}
 	// Unix sockets have short paths, so this is not t.TempDir.
 	dir, err := os.MkdirTemp("", "sp-")
 	if err != nil {

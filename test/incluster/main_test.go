@@ -40,10 +40,6 @@ func TestMain(m *testing.M) {
 		defer os.RemoveAll(dir)
 		bin, archive = filepath.Join(dir, "bin"), filepath.Join(dir, "sallyport-agent.tar")
 		root := filepath.Join("..", "..")
-		if err := play.LookAtSource(root); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
 		for _, step := range [][]string{
 			{"go", "build", "-o", bin + "/", "./coordinator/cmd/...", "./client/cmd/..."},
 			{"go", "-C", "tools", "run", "./image", "-out", dir, "sallyport-agent"},
@@ -63,6 +59,9 @@ func TestMain(m *testing.M) {
 // world starts Hydra and a coordinator.
 func world(t *testing.T) *play.World {
 	t.Helper()
+	if err := play.LookAtSource(filepath.Join("..", "..")); err != nil {
+		t.Fatal(err)
+	}
 	// Unix sockets have short paths, so this is not t.TempDir.
 	dir, err := os.MkdirTemp("", "sp-")
 	if err != nil {
