@@ -439,3 +439,29 @@ func TestManagerEndsNobodysSessionsElsewhere(t *testing.T) {
 		t.Errorf("got %v", stream.Err())
 	}
 }
+
+// What others commit meanwhile has a set decided anew, not refused.
+func TestApplyIsDecidedAnewWhenSomethingElseWasCommitted(t *testing.T) {
+	s := newService(t)
+	s.fill(t)
+	s.as(t, "virat")
+	decided := 0
+	s.onRecord = func(e *audit.Event) {
+		if e.Ext.Kind != "admin.grant.create" || e.Stage != audit.StageReceived {
+			return
+		}
+		if decided++; decided == 1 {
+			if _, _, err := s.dir.CreateProject(context.Background(), "another"); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	stream := must[*connect.ServerStreamForClient[apiv1.ApplyResponse]](t)(s.Apply(t.Context(), connect.NewRequest(&apiv1.ApplyRequest{
+		Resources: []*apiv1.Resource{{Spec: &apiv1.Resource_Grant{Grant: &apiv1.CreateGrantRequest{Role: "edit", User: "shivam", Project: "aws"}}}},
+	})))
+	for stream.Receive() {
+	}
+	if err := stream.Err(); err != nil || decided != 2 || len(s.dir.Snapshot().Grants) != 1 {
+		t.Errorf("%v after %d decisions, %d grants", err, decided, len(s.dir.Snapshot().Grants))
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/sallyport-mesh/sallyport/coordinator/internal/store"
 	apiv1 "github.com/sallyport-mesh/sallyport/pkg/api/sallyport/v1"
 	"github.com/sallyport-mesh/sallyport/pkg/identity"
 	"github.com/sallyport-mesh/sallyport/pkg/policy"
@@ -72,7 +73,7 @@ func (a *applier) user(name string, spec *apiv1.UserSpec) error {
 	}
 	w := Welcome{Secret: newSecret("wlc"), ExpiresAt: a.d.now().Add(defaultWelcomeTTL)}
 	a.out[len(a.out)-1].Welcome = w
-	return putJSON(a.tx, welcomePrefix+tokenHash(w.Secret), welcome{UserID: u.Id, ExpiresAt: w.ExpiresAt})
+	return store.PutJSON(a.tx, welcomePrefix+tokenHash(w.Secret), welcome{UserID: u.Id, ExpiresAt: w.ExpiresAt})
 }
 
 func (a *applier) binding(field string, want *apiv1.AdminSpec) (*apiv1.AdminBinding, error) {

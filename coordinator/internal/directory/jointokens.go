@@ -68,14 +68,14 @@ func (d *Directory) newJoinToken(ttl time.Duration) (JoinToken, error) {
 }
 
 func (d *Directory) putJoinToken(tx store.Txn, t JoinToken, clusterID string) error {
-	return putJSON(tx, joinTokenPrefix+tokenHash(t.Secret), joinToken{ClusterID: clusterID, CreatedAt: d.now(), ExpiresAt: t.ExpiresAt})
+	return store.PutJSON(tx, joinTokenPrefix+tokenHash(t.Secret), joinToken{ClusterID: clusterID, CreatedAt: d.now(), ExpiresAt: t.ExpiresAt})
 }
 
 // useJoinToken checks a token and returns its record, for the caller to mark as
 // used in the same transaction.
 func (d *Directory) useJoinToken(tx store.Txn, secret string) (key string, t joinToken, err error) {
 	key = joinTokenPrefix + tokenHash(secret)
-	found, err := getJSON(tx, key, &t)
+	found, err := store.GetJSON(tx, key, &t)
 	switch {
 	case err != nil:
 		return "", t, err
@@ -96,26 +96,6 @@ func deleteJoinTokens(tx store.Txn, clusterID string) error {
 		}
 		return nil
 	})
-}
-
-func putJSON(tx store.Txn, key string, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("encoding a record: %w", err)
-	}
-	tx.Put(key, b)
-	return nil
-}
-
-func getJSON(r store.Reader, key string, v any) (bool, error) {
-	it, err := r.Get(key)
-	if err != nil || it == nil {
-		return false, err
-	}
-	if err := json.Unmarshal(it.Value, v); err != nil {
-		return false, fmt.Errorf("decoding a record: %w", err)
-	}
-	return true, nil
 }
 
 func eachJSON[T any](r store.Reader, prefix string, f func(key string, v T) error) error {
@@ -195,7 +175,7 @@ func (d *Directory) RedeemJoinToken(ctx context.Context, j Join) (*apiv1.Agent, 
 		}
 		a.Version, a.CheckpointVkey = version, j.CheckpointVKey
 		token.UsedAt, token.AgentID = d.now(), a.Id
-		if err := putJSON(tx, key, token); err != nil {
+		if err := store.PutJSON(tx, key, token); err != nil {
 			return nil, err
 		}
 		return a, agents.put(tx, a.Id, a)

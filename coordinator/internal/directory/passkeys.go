@@ -35,7 +35,7 @@ type Passkey struct {
 func (d *Directory) Passkeys(ctx context.Context, userID string) ([]Passkey, error) {
 	var out []Passkey
 	err := d.store.View(ctx, func(r store.Reader) error {
-		_, err := getJSON(r, passkeysPrefix+userID, &out)
+		_, err := store.GetJSON(r, passkeysPrefix+userID, &out)
 		return err
 	})
 	return out, err
@@ -94,14 +94,14 @@ func (d *Directory) changePasskeys(ctx context.Context, userID string, f func(st
 			return err
 		}
 		var list []Passkey
-		if _, err := getJSON(tx, passkeysPrefix+userID, &list); err != nil {
+		if _, err := store.GetJSON(tx, passkeysPrefix+userID, &list); err != nil {
 			return err
 		}
 		list, err := f(tx, list)
 		if err != nil {
 			return err
 		}
-		return putJSON(tx, passkeysPrefix+userID, list)
+		return store.PutJSON(tx, passkeysPrefix+userID, list)
 	})
 	return err
 }
@@ -109,7 +109,7 @@ func (d *Directory) changePasskeys(ctx context.Context, userID string, f func(st
 // deletePasskeys forgets all of a user's passkeys.
 func deletePasskeys(tx store.Txn, userID string) error {
 	var list []Passkey
-	if _, err := getJSON(tx, passkeysPrefix+userID, &list); err != nil {
+	if _, err := store.GetJSON(tx, passkeysPrefix+userID, &list); err != nil {
 		return err
 	}
 	for _, p := range list {

@@ -33,7 +33,7 @@ func (d *Directory) SecondFactor(ctx context.Context, userID string) (*SecondFac
 	var f *SecondFactor
 	err := d.store.View(ctx, func(r store.Reader) error {
 		var read SecondFactor
-		found, err := getJSON(r, secondFactorPrefix+userID, &read)
+		found, err := store.GetJSON(r, secondFactorPrefix+userID, &read)
 		if found {
 			f = &read
 		}
@@ -50,7 +50,7 @@ func (d *Directory) SetSecondFactor(ctx context.Context, userID string, f Second
 			return nil, err
 		}
 		f.Since = d.now().UTC()
-		if err := putJSON(tx, secondFactorPrefix+u.Id, f); err != nil {
+		if err := store.PutJSON(tx, secondFactorPrefix+u.Id, f); err != nil {
 			return nil, err
 		}
 		u.SecondFactor = true
@@ -92,14 +92,14 @@ func (d *Directory) SetRecovery(ctx context.Context, userID string, hashes []str
 func (d *Directory) useSecondFactor(ctx context.Context, userID string, use func(*SecondFactor) bool) error {
 	_, err := d.store.Update(ctx, func(tx store.Txn) error {
 		var f SecondFactor
-		found, err := getJSON(tx, secondFactorPrefix+userID, &f)
+		found, err := store.GetJSON(tx, secondFactorPrefix+userID, &f)
 		if err != nil {
 			return err
 		}
 		if !found || !use(&f) {
 			return ErrWrongCode
 		}
-		return putJSON(tx, secondFactorPrefix+userID, f)
+		return store.PutJSON(tx, secondFactorPrefix+userID, f)
 	})
 	return err
 }

@@ -47,7 +47,7 @@ func (d *Directory) CreateWelcome(ctx context.Context, user string, ttl time.Dur
 		if err := deleteWelcomes(tx, u.Id); err != nil {
 			return Welcome{}, err
 		}
-		return w, putJSON(tx, welcomePrefix+tokenHash(w.Secret), welcome{UserID: u.Id, ExpiresAt: w.ExpiresAt})
+		return w, store.PutJSON(tx, welcomePrefix+tokenHash(w.Secret), welcome{UserID: u.Id, ExpiresAt: w.ExpiresAt})
 	})
 }
 
@@ -89,13 +89,13 @@ func (d *Directory) RedeemWelcome(ctx context.Context, token, password string) (
 			return nil, err
 		}
 		w.UsedAt = d.now()
-		return u, putJSON(tx, welcomePrefix+tokenHash(token), w)
+		return u, store.PutJSON(tx, welcomePrefix+tokenHash(token), w)
 	})
 }
 
 func (d *Directory) welcome(r store.Reader, token string) (welcome, error) {
 	var w welcome
-	found, err := getJSON(r, welcomePrefix+tokenHash(token), &w)
+	found, err := store.GetJSON(r, welcomePrefix+tokenHash(token), &w)
 	switch {
 	case err != nil:
 		return w, err

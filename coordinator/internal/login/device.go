@@ -159,7 +159,7 @@ func (a *App) askForDevice(ctx context.Context, req deviceRequest) (deviceCode s
 			}
 		}
 		tx.Put(userCodePrefix+req.UserCode, []byte(key))
-		return putJSON(tx, key, req)
+		return store.PutJSON(tx, key, req)
 	})
 	return deviceCode, req, err
 }
@@ -174,7 +174,7 @@ func (a *App) deviceByCode(r store.Reader, code string) (key string, req deviceR
 		return "", req, errNoSuchCode
 	}
 	key = string(it.Value)
-	found, err := getJSON(r, key, &req)
+	found, err := store.GetJSON(r, key, &req)
 	switch {
 	case err != nil:
 		return "", req, err
@@ -200,7 +200,7 @@ func (a *App) decideDevice(ctx context.Context, code string, u *apiv1.User, appr
 			req.State, req.UserID, req.Generation = deviceApproved, u.Id, u.AuthGeneration
 		}
 		tx.Delete(userCodePrefix + code) // nobody else has to answer it
-		return putJSON(tx, key, req)
+		return store.PutJSON(tx, key, req)
 	})
 	return req, err
 }
@@ -212,7 +212,7 @@ func (a *App) collectDevice(ctx context.Context, deviceCode string) (token strin
 	var req deviceRequest
 	// Most questions find that nothing has changed: they write nothing.
 	err = a.cfg.Store.View(ctx, func(r store.Reader) error {
-		found, err := getJSON(r, key, &req)
+		found, err := store.GetJSON(r, key, &req)
 		if err == nil && !found {
 			err = errNoSuchCode
 		}
@@ -223,7 +223,7 @@ func (a *App) collectDevice(ctx context.Context, deviceCode string) (token strin
 	}
 	_, err = a.cfg.Store.Update(ctx, func(tx store.Txn) error {
 		token = ""
-		found, err := getJSON(tx, key, &req)
+		found, err := store.GetJSON(tx, key, &req)
 		if err != nil {
 			return err
 		}
@@ -236,7 +236,7 @@ func (a *App) collectDevice(ctx context.Context, deviceCode string) (token strin
 			return nil
 		}
 		token = tokenMark + randomText()
-		return putJSON(tx, deviceTokenPrefix+hashed(token), deviceToken{
+		return store.PutJSON(tx, deviceTokenPrefix+hashed(token), deviceToken{
 			Key: req.Key, UserID: req.UserID, Generation: req.Generation, Ends: a.cfg.Now().Add(deviceTokenLife).UTC(),
 		})
 	})
@@ -246,7 +246,7 @@ func (a *App) collectDevice(ctx context.Context, deviceCode string) (token strin
 // introspectDevice answers with the user who approved the device with this key.
 func (a *App) introspectDevice(r store.Reader, token string, key [32]byte) (userID string, err error) {
 	var t deviceToken
-	found, err := getJSON(r, deviceTokenPrefix+hashed(token), &t)
+	found, err := store.GetJSON(r, deviceTokenPrefix+hashed(token), &t)
 	if err != nil {
 		return "", err
 	}
@@ -287,24 +287,4 @@ func (a *App) pruneDevices(ctx context.Context) error {
 		})
 	})
 	return err
-}
-
-func putJSON(tx store.Txn, key string, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("encoding a record: %w", err)
-	}
-	tx.Put(key, b)
-	return nil
-}
-
-func getJSON(r store.Reader, key string, v any) (bool, error) {
-	it, err := r.Get(key)
-	if err != nil || it == nil {
-		return false, err
-	}
-	if err := json.Unmarshal(it.Value, v); err != nil {
-		return false, fmt.Errorf("decoding a record: %w", err)
-	}
-	return true, nil
 }

@@ -165,7 +165,7 @@ func (a *App) logOut(ctx context.Context, up *upstreamProvider, t logoutToken) e
 		}
 	}
 	_, err := a.cfg.Store.Update(ctx, func(tx store.Txn) error {
-		return putJSON(tx, up.logoutKey(t), used{a.cfg.Now().UTC()})
+		return store.PutJSON(tx, up.logoutKey(t), used{a.cfg.Now().UTC()})
 	})
 	return err
 }

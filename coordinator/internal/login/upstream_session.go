@@ -56,7 +56,7 @@ func (a *App) settle(ctx context.Context, up *upstreamProvider, u *apiv1.User, w
 	now := a.cfg.Now().UTC()
 	_, err := a.cfg.Store.Update(ctx, func(tx store.Txn) error {
 		var s upstreamSession
-		if _, err := getJSON(tx, key, &s); err != nil {
+		if _, err := store.GetJSON(tx, key, &s); err != nil {
 			return err
 		}
 		if s.Subject != who.Subject {
@@ -70,7 +70,7 @@ func (a *App) settle(ctx context.Context, up *upstreamProvider, u *apiv1.User, w
 		if who.Refresh != "" {
 			s.Sealed = a.vault.seal(sealRefresh(key), []byte(who.Refresh))
 		}
-		return putJSON(tx, key, s)
+		return store.PutJSON(tx, key, s)
 	})
 	if err != nil {
 		return fmt.Errorf("keeping what provider %s said: %w", up.Name, err)
@@ -236,7 +236,7 @@ func upstreamError(up *upstreamProvider, doing string, err error) error {
 func (a *App) keepRefresh(ctx context.Context, key string, up *upstreamProvider, token string, before upstreamSession) error {
 	_, err := a.cfg.Store.Update(ctx, func(tx store.Txn) error {
 		var s upstreamSession
-		found, err := getJSON(tx, key, &s)
+		found, err := store.GetJSON(tx, key, &s)
 		if err != nil || !found || !s.LoginAt.Equal(before.LoginAt) {
 			return err
 		}
@@ -244,7 +244,7 @@ func (a *App) keepRefresh(ctx context.Context, key string, up *upstreamProvider,
 			s.Sealed = a.vault.seal(sealRefresh(key), []byte(token))
 		}
 		s.Next = a.cfg.Now().UTC().Add(up.Refresh)
-		return putJSON(tx, key, s)
+		return store.PutJSON(tx, key, s)
 	})
 	return err
 }
@@ -252,7 +252,7 @@ func (a *App) keepRefresh(ctx context.Context, key string, up *upstreamProvider,
 func (a *App) forgetUpstream(ctx context.Context, key string, before upstreamSession) error {
 	_, err := a.cfg.Store.Update(ctx, func(tx store.Txn) error {
 		var s upstreamSession
-		found, err := getJSON(tx, key, &s)
+		found, err := store.GetJSON(tx, key, &s)
 		if found && s.LoginAt.Equal(before.LoginAt) {
 			tx.Delete(key)
 		}

@@ -262,7 +262,7 @@ func TestIDTokenIsNoLogoutToken(t *testing.T) {
 	err = f.store.View(ctx, func(r store.Reader) error {
 		return r.List(upstreamPrefix, func(it store.Item) error {
 			var s upstreamSession
-			if _, err := getJSON(r, it.Key, &s); err != nil {
+			if _, err := store.GetJSON(r, it.Key, &s); err != nil {
 				return err
 			}
 			refresh, err := f.vault.open(sealRefresh(it.Key), s.Sealed)
